@@ -82,6 +82,7 @@ def image_grid(
     pictures = [to_image(i) for i in images]
     if not pictures:
         raise ValueError("image_grid: no pictures to draw")
+    titles, row_titles = (None if t is None else list(t) for t in (titles, row_titles))
     columns = columns or min(len(pictures), 12)
     pictures = [p.resize((max(1, round(p.width * height / p.height)), height), Image.LANCZOS if p.height > height else Image.BICUBIC) for p in pictures]
     cell, line, left = max(p.width for p in pictures), 16 if titles is not None else 0, 0
@@ -138,6 +139,7 @@ def rank_strip(
 ):
     "One query and its ranked list, right and wrong framed."
     pictures = [to_image(p) for p in [query, *gallery]]
+    correct, distances, titles = (None if v is None else list(v) for v in (correct, distances, titles))
     if len(correct) != len(pictures) - 1:
         raise ValueError(f"rank_strip: {len(pictures) - 1} gallery pictures but {len(correct)} entries in `correct`")
     pictures = [p.resize((max(1, round(p.width * height / p.height)), height), Image.BICUBIC) for p in pictures]
