@@ -80,7 +80,7 @@ PUBLISHED = {p.name: p for p in (
     Published("market1501", "Market-1501", "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html", "academic use",
               ("Market-1501-v15.09.15", "market1501", "Market-1501", "Market1501", "market-1501", "market"), _MARKET_LAYOUT,
               {"train": [(12936, 751)], "query": [(3368, 750)], "gallery": [(19732, 750), (15913, 750)]}, "read_market"),
-    Published("dukemtmc-reid", "DukeMTMC-reID", "withdrawn; formerly https://github.com/layumi/DukeMTMC-reID_evaluation",
+    Published("dukemtmc-reid", "DukeMTMC-reID", "https://github.com/layumi/DukeMTMC-reID_evaluation",
               "withdrawn by its owners in 2019, people had not consented: prefer another set, and say so where you must use it",
               ("DukeMTMC-reID", "dukemtmc-reid", "dukemtmcreid", "dukemtmc", "DukeMTMC"), _MARKET_LAYOUT.replace("0002_c1s1_000451_03", "0001_c2_f0046182"),
               {"train": [(16522, 702)], "query": [(2228, 702)], "gallery": [(17661, 1110)]}, "read_market"),
@@ -152,9 +152,9 @@ def missing(
     what: str = "",            # what exactly is not there
 ) -> FileNotFoundError:
     "The error for a set that is not there: folder, layout, owners."
-    note = f" {published.title} was {published.terms}." if published.terms.startswith("withdrawn") else ""
+    where = (f"It was {published.terms}; its former page: {published.url}" if published.terms.startswith("withdrawn") else f"Its owners publish it at {published.url}")
     return FileNotFoundError(f"{published.title} is not in {Path(root).expanduser().resolve()}{': ' + what if what else ''}. Expected a folder {' or '.join(published.folders[:3])} with "
-                             f"{published.layout}. Its owners publish it at {published.url}.{note}")
+                             f"{published.layout}. {where}")
 
 # %% ../../nbs/data/20_benchmarks.ipynb #bc815bac
 def compare_counts(
@@ -338,7 +338,7 @@ def unpack_cuhk03(
     part = target.with_name(target.name + ".part"); part.mkdir(exist_ok=True)
     with _open_mat(mat) as file:
         for pair, pair_ref in enumerate(file[boxes][0], 1):
-            for person, refs in enumerate(tqdm(file[pair_ref][:].T, desc=f"{target.name}, cameras {pair}", leave=False), 1):
+            for person, refs in enumerate(tqdm(file[pair_ref][:].T, desc=f"{target.name}, cameras {pair}", leave=False, delay=2), 1):
                 for k, ref in enumerate(refs):
                     pixels = file[ref]
                     if pixels.ndim == 3:  # an empty cell has two dimensions or fewer
@@ -422,13 +422,11 @@ def read_street(
     **options,             # what reidbench.data.street.build takes: identities, seed, ...
 ) -> Benchmark:
     "The rendered sample set with its truth; built where it is missing."
-    if folder is None:
+    if folder is None or options:  # build keeps a set that was made with the same options, and refuses to mix two
         from reidbench.data.street import build
-        build(root, **options); folder = Path(root).expanduser() / "street"
+        folder = Path(build(Path(root) if folder is None else folder.parent, **options))
+    if not (folder / "truth.csv").is_file(): raise FileNotFoundError(f"street: {folder} has no truth.csv: remove the folder and load again, it is built anew")
     truth = pd.read_csv(folder / "truth.csv")
-    asked = options.get("identities")
-    if asked is not None and truth["pid"].nunique() != asked:
-        raise ValueError(f"street in {folder} has {truth['pid'].nunique()} identities, asked for {asked}: remove that folder or build it under another root")
     known = truth.set_index("path").drop(columns=[c for c in ("pid", "camid", "split") if c in truth.columns])
     tables = _market_tables(folder, name)
     for split, t in tables.items():
