@@ -58,7 +58,7 @@ HAIRS = {"black": (.07, .06, .06), "dark": (.18, .12, .09), "brown": (.33, .21, 
          "red": (.52, .24, .11), "grey": (.62, .61, .60)}
 CUTS = {"tshirt": 3, "shirt": 3, "hoodie": 2.5, "jacket": 3, "coat": 2, "vest": 1, "dress": 1.2}
 LOWER = {"trousers": 4, "slim": 3, "wide": 1.5, "shorts": 2, "skirt": 1.5, "long skirt": .8}
-PATTERNS = {"plain": 5, "stripes": 2, "pinstripes": 1, "checks": 1.5, "dots": 1.2, "band": 1.2, "block": 1.5, "camouflage": .6}
+PATTERNS = {"plain": 4, "stripes": 2, "pinstripes": 1, "checks": 1.5, "dots": 1.2, "band": 1.2, "block": 1.5, "camouflage": .6}
 PRINTS = {"none": 5, "front disc": 1, "front box": 1, "front chevron": .8, "back disc": .8, "back box": .8, "back bars": .8}
 STYLES = {"short": 4, "crop": 1.5, "bald": .7, "bob": 2, "long": 2, "ponytail": 1.5, "bun": 1, "afro": .8}
 HATS = {"none": 8, "cap": 1.3, "beanie": 1.3, "brim": .7, "scarf": .7, "hood": .8}
@@ -690,16 +690,16 @@ class Camera:
     noise: float = .008              # sigma of the sensor's noise, pixels in [0, 1]
     quality: tuple = (88, 94)        # of the JPEG
     light: tuple = (-.4, -.6, .7)    # direction towards the light: right, down, towards the camera
-    occlusion: float = .15           # share of pictures with something in front of the person
+    occlusion: float = .12           # share of pictures with something in front of the person
 
 
 CAMERAS = (
     Camera(1, ("shops",), ((0, 22, .7), (60, 15, .15), (-60, 15, .15)), 8, (1.04, 1.0, .95), (.95, 1.1)),
     Camera(2, ("crossing",), ((180, 22, .7), (120, 15, .15), (240, 15, .15)), 14, (.92, .99, 1.07), (.9, 1.1), light=(.5, -.6, .6)),
-    Camera(3, ("park",), ((90, 18, .5), (270, 18, .5)), 10, (1.0, 1.03, .90), (.9, 1.15), blur=(.3, .8), light=(.2, -.8, .5), occlusion=.25),
-    Camera(4, ("underpass",), ((0, 30, .5), (180, 30, .5)), 12, (1.08, .97, .78), (1.7, 2.5), noise=.022, quality=(75, 88), light=(-.1, -.9, .4)),
-    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(45, 65), light=(0, -.8, .6), occlusion=.25),
-    Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.25, .5)),
+    Camera(3, ("park",), ((90, 18, .5), (270, 18, .5)), 10, (1.0, 1.03, .90), (.9, 1.15), blur=(.3, .8), light=(.2, -.8, .5), occlusion=.2),
+    Camera(4, ("underpass",), ((0, 30, .5), (180, 30, .5)), 12, (1.08, .97, .78), (1.6, 2.3), noise=.018, quality=(75, 88), light=(-.1, -.9, .4)),
+    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(45, 65), light=(0, -.8, .6), occlusion=.2),
+    Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.16, .4)),
 )
 
 
@@ -718,8 +718,9 @@ SAMPLES = 3  # drawn pixels per side of a final pixel
 
 def _mean(array, times=SAMPLES):
     "Average blocks of times x times pixels: what makes edges smooth."
-    h, w = array.shape[0] // times, array.shape[1] // times
-    return array.reshape(h, times, w, times, -1).mean((1, 3))
+    h, w, channels = array.shape[0] // times, array.shape[1] // times, array.shape[2]
+    rows = array.reshape(h, times, -1).sum(1)  # in two steps: several times faster than a mean over both axes
+    return rows.reshape(h, w, times, channels).sum(2) / np.float32(times * times)
 
 
 def figure_layer(who, pose, size, unit, origin, elevation, light):
@@ -846,7 +847,7 @@ def shoot(seed, pid, camid, index, size=(128, 64), cameras=CAMERAS):
     scene, cast, gamma, light = look(camera, cameras, rng)
     degrees, spread, _ = camera.views[int(rng.choice(len(camera.views), p=np.array([v[2] for v in camera.views]) / sum(v[2] for v in camera.views)))]
     pose = random_pose(rng, math.radians(degrees + rng.normal(0, spread)) % (2 * math.pi))
-    zoom = float(np.clip(rng.normal(.86, .05), .74, 1.02)) if rng.random() > .12 else float(rng.uniform(.98, 1.2))  # now and then badly cropped
+    zoom = float(np.clip(rng.normal(.86, .05), .74, 1.02)) if rng.random() > .08 else float(rng.uniform(.98, 1.2))  # now and then badly cropped
     unit = size[0] * zoom / (who.height * math.cos(elevation))
     origin = (size[1] * (.5 + float(np.clip(rng.normal(0, .06), -.16, .16))), size[0] * (.5 + .5 * zoom + float(rng.normal(0, .02)) - .02))
     rgb = _backdrop(seed, scene, size, float(rng.uniform(.8, 1.1)), rng)
