@@ -50,15 +50,15 @@ COLOURS = {  # shared by everybody: colour alone does not tell people apart
     "green": (.18, .40, .25), "olive": (.36, .36, .20), "sand": (.74, .64, .48), "brown": (.38, .25, .17),
     "mustard": (.80, .60, .18), "rose": (.80, .52, .56), "teal": (.12, .45, .47),
 }
-TOPS = {"black": 5, "charcoal": 4, "grey": 4, "white": 4, "navy": 4, "blue": 3, "sky": 1.5, "red": 2.5, "wine": 1.5,
-        "green": 2, "olive": 2, "sand": 2, "brown": 1.5, "mustard": 1.5, "rose": 1.5, "teal": 1.5}
-BOTTOMS = {"black": 6, "charcoal": 3, "grey": 2, "navy": 4, "blue": 4, "sky": 1, "white": 1, "sand": 2, "olive": 1.5, "brown": 1, "wine": .7}
+TOPS = {"black": 3, "charcoal": 2, "grey": 3, "white": 3, "navy": 3, "blue": 2.5, "sky": 2, "red": 2.5, "wine": 1.5,
+        "green": 2, "olive": 2, "sand": 2, "brown": 1.5, "mustard": 2, "rose": 2, "teal": 2}
+BOTTOMS = {"black": 4, "charcoal": 2, "grey": 2.5, "navy": 3, "blue": 4, "sky": 1.5, "white": 2, "sand": 2.5, "olive": 1.5, "brown": 1.5, "wine": 1}
 SKINS = ((.93, .76, .65), (.88, .69, .56), (.78, .58, .44), (.66, .46, .33), (.50, .34, .25), (.36, .24, .18))
 HAIRS = {"black": (.07, .06, .06), "dark": (.18, .12, .09), "brown": (.33, .21, .13), "blond": (.72, .57, .33),
          "red": (.52, .24, .11), "grey": (.62, .61, .60)}
 CUTS = {"tshirt": 3, "shirt": 3, "hoodie": 2.5, "jacket": 3, "coat": 2, "vest": 1, "dress": 1.2}
 LOWER = {"trousers": 4, "slim": 3, "wide": 1.5, "shorts": 2, "skirt": 1.5, "long skirt": .8}
-PATTERNS = {"plain": 4, "stripes": 2, "pinstripes": 1, "checks": 1.5, "dots": 1.2, "band": 1.2, "block": 1.5, "camouflage": .6}
+PATTERNS = {"plain": 3.5, "stripes": 2, "pinstripes": 1, "checks": 1.5, "dots": 1.2, "band": 1.2, "block": 1.5, "camouflage": .6}
 PRINTS = {"none": 5, "front disc": 1, "front box": 1, "front chevron": .8, "back disc": .8, "back box": .8, "back bars": .8}
 STYLES = {"short": 4, "crop": 1.5, "bald": .7, "bob": 2, "long": 2, "ponytail": 1.5, "bun": 1, "afro": .8}
 HATS = {"none": 8, "cap": 1.3, "beanie": 1.3, "brim": .7, "scarf": .7, "hood": .8}
@@ -696,10 +696,10 @@ class Camera:
 CAMERAS = (
     Camera(1, ("shops",), ((0, 22, .7), (60, 15, .15), (-60, 15, .15)), 8, (1.04, 1.0, .95), (.95, 1.1)),
     Camera(2, ("crossing",), ((180, 22, .7), (120, 15, .15), (240, 15, .15)), 14, (.92, .99, 1.07), (.9, 1.1), light=(.5, -.6, .6)),
-    Camera(3, ("park",), ((90, 18, .5), (270, 18, .5)), 10, (1.0, 1.03, .90), (.9, 1.15), blur=(.3, .8), light=(.2, -.8, .5), occlusion=.2),
-    Camera(4, ("underpass",), ((0, 30, .5), (180, 30, .5)), 12, (1.08, .97, .78), (1.6, 2.3), noise=.018, quality=(75, 88), light=(-.1, -.9, .4)),
-    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(45, 65), light=(0, -.8, .6), occlusion=.2),
-    Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.16, .4)),
+    Camera(3, ("park",), ((90, 18, .5), (270, 18, .5)), 10, (1.0, 1.03, .90), (.9, 1.15), blur=(.2, .7), light=(.2, -.8, .5), occlusion=.2),
+    Camera(4, ("underpass",), ((0, 30, .5), (180, 30, .5)), 12, (1.08, .97, .78), (1.5, 2.2), noise=.016, quality=(75, 88), light=(-.1, -.9, .4)),
+    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(50, 70), light=(0, -.8, .6), occlusion=.2),
+    Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.125, .35)),
 )
 
 
