@@ -34,7 +34,7 @@ def _whole(
     if array.dtype.kind in "iu": return array.astype(np.int64)
     as_float = pd.to_numeric(pd.Series(array), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(as_float) | (as_float != np.round(as_float))) if array.dtype.kind in "fO" else np.arange(len(array))
-    if len(bad): raise ValueError(f"{name}: row {bad[0]} ({len(bad)} in all) is {array[bad[0]]!r}, not a whole number: number the people and cameras first")
+    if len(bad): raise ValueError(f"{name}: row {bad[0]} ({len(bad)} in all) is {array[bad[:1]].tolist()[0]!r}, not a whole number: number the people and cameras first")
     return as_float.astype(np.int64)
 
 # %% ../../nbs/metrics/10_ranking.ipynb #37e57abf
@@ -98,16 +98,17 @@ def _keys(
     return (row.astype(np.uint64) << np.uint64(32 + bits)) | (b.astype(np.uint64) << np.uint64(bits)) | col.astype(np.uint64)
 
 # %% ../../nbs/metrics/10_ranking.ipynb #f5e74851
-def _ranks_of_row(
-    distance: np.ndarray,  # float [n], the valid candidates of one query in gallery order
-    near: np.ndarray,      # float [p], of the right pictures
-    place: np.ndarray,     # int [p]: where the right pictures are among the candidates
-) -> np.ndarray:           # int [p], from 1
-    "Ranks of the right pictures of one query; equal distances in gallery order."
-    ordered = np.sort(distance)
-    rank = np.searchsorted(ordered, near, "left")
-    if (np.searchsorted(ordered, near, "right") - rank > 1).any():
-        rank = np.empty(len(distance), np.int64); rank[np.argsort(distance, kind="stable")] = np.arange(len(distance)); rank = rank[place]
+def _ranks_of_rows(
+    block: np.ndarray,  # float [c, G], its own copy, what is left out set to infinity
+    row, col,           # int [p]: the right pairs, ordered by row
+) -> np.ndarray:        # int [p], from 1
+    "Ranks of the right pictures among whole rows; equal distances in gallery order."
+    near, rank = block[row, col], np.empty(len(row), np.int64)
+    ordered, ends = np.sort(block, axis=1), np.searchsorted(row, np.arange(len(block) + 1))
+    for i, (a, b) in enumerate(zip(ends[:-1], ends[1:])):
+        rank[a:b] = first = np.searchsorted(ordered[i], near[a:b], "left")
+        for k in a + np.flatnonzero(np.searchsorted(ordered[i], near[a:b], "right") - first > 1):
+            rank[k] += np.count_nonzero(block[i, :col[k]] == near[k])  # equal ones that come before it in the gallery
     return rank + 1
 
 # %% ../../nbs/metrics/10_ranking.ipynb #5fbbb56d
@@ -122,19 +123,19 @@ def _ranks_of_block(
     rank, near, limit = np.empty(len(row), np.int64), block[row, col], np.full(rows, -np.inf, block.dtype)
     np.maximum.at(limit, row, near)
     close = block <= limit[:, None]  # nothing beyond the farthest right picture matters
-    close[:, junk] = False; close[out_row, out_col] = False
+    close[:, junk] = False
+    close[out_row, out_col] = False
     count, bits = np.count_nonzero(close, axis=1), max(1, int(width - 1).bit_length())
-    single = np.flatnonzero(count > (max(64, width // 16) if block.dtype == np.float32 else 0))
-    for i in single:
-        here = slice(*np.searchsorted(row, (i, i + 1)))
-        rank[here] = _ranks_of_row(block[i][close[i]], near[here], np.cumsum(close[i])[col[here]] - 1)
-    if len(single) == rows: return rank
-    close[single] = False; count[single] = 0
-    flat = np.flatnonzero(close); of = np.repeat(np.arange(rows), count)
-    ordered = np.sort(_keys(of, block.ravel()[flat] if block.flags.c_contiguous else block[close], flat - of * width, bits))
-    few = ~np.isin(row, single) if len(single) else slice(None)
-    place = np.searchsorted(ordered, _keys(row[few], near[few], col[few], bits))
-    rank[few] = place - (np.cumsum(count) - count)[row[few]] + 1
+    many = count > (max(64, width // 8) if block.dtype == np.float32 else 0)
+    if many.any():
+        whole, at = block[many], np.cumsum(many) - 1
+        whole[:, junk] = np.inf
+        whole[at[out_row[many[out_row]]], out_col[many[out_row]]] = np.inf
+        rank[many[row]] = _ranks_of_rows(whole, at[row[many[row]]], col[many[row]])
+        close[many], count[many] = False, 0
+    flat, of, few = np.flatnonzero(close), np.repeat(np.arange(rows), count), ~many[row]
+    ordered = np.sort(_keys(of, block.ravel()[flat], flat - of * width, bits))
+    rank[few] = np.searchsorted(ordered, _keys(row[few], near[few], col[few], bits)) - (np.cumsum(count) - count)[row[few]] + 1
     return rank
 
 # %% ../../nbs/metrics/10_ranking.ipynb #98ff8b20
