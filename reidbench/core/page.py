@@ -112,7 +112,19 @@ def run_notebook(
             share = sum(i < cell_index for i in code) / max(len(code), 1)
             print(f"[{share:4.0%} {time.time() - start:4.0f} s] {heading}", file=stream, flush=True)
 
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", on_cell_start=say, resources={"metadata": {"path": str(Path(path).parent)}})
+    class Client(NotebookClient):
+        "Says what a cell's progress line says, every few seconds."
+        spoken = 0.0
+
+        def process_message(self, message, cell, cell_index):
+            text = message["content"].get("data", {}).get("text/plain")
+            if message["msg_type"] == "update_display_data" and text and time.time() - self.spoken > 5:
+                self.spoken = time.time()
+                print(f"[           ]   {text}", file=stream, flush=True)
+            return super().process_message(message, cell, cell_index)
+
+    client = Client(notebook, timeout=timeout, kernel_name="python3", on_cell_start=say, resources={"metadata": {"path": str(Path(path).parent)}},
+                    extra_arguments=["--log-level=ERROR"])
     try:
         client.execute(env={**os.environ, **(environment or {})})
     except CellExecutionError as error:

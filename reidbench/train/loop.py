@@ -34,9 +34,9 @@ class Progress:
         self.bar = self.handle = None
         self.quiet, self.last = quiet, 0.0
         if not quiet and _in_notebook():
-            from IPython.display import HTML, display
+            from IPython.display import display
 
-            self.html, self.handle = HTML, display(HTML(""), display_id=True)
+            self.handle = display({"text/plain": title}, raw=True, display_id=True)
         elif not quiet:
             self.bar = tqdm(total=total, desc=title, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=1)
 
@@ -53,9 +53,10 @@ class Progress:
 
     def show(self, text):
         self.last, spent = time.time(), time.time() - self.start
-        share = self.count / max(self.total, 1)
+        share = self.count / max(self.total, 1) if self.total else 1.0
         bar = f"<progress value='{share:.3f}' style='width:12em;vertical-align:middle'></progress>"
-        self.handle.update(self.html(f"<code>{self.title} {bar} {share:.0%} &middot; {text} &middot; {self.rate():.0f} images/s &middot; {spent:.0f} s</code>"))
+        words = f"{share:.0%}, {text}, {self.rate():.0f} images/s, {spent:.0f} s"
+        self.handle.update({"text/plain": f"{self.title}: {words}", "text/html": f"<code>{self.title} {bar} {words}</code>"}, raw=True)
 
     def close(self, text=""):
         if self.bar is not None:
