@@ -42,6 +42,9 @@ class Backbone(nn.Module):
         x = self.normalize(images)
         for stage in self.stages.values():
             x = stage(x)
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[-1] == 1:
+            raise ValueError(f"images {images.shape[-1]} pixels wide leave a map one pixel wide, for which torch's bfloat16 convolutions on the CPU give wrong "
+                             "numbers: take float32, wider images, or last_stride=1")
         return x
 
     def outputs(

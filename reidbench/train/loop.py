@@ -231,26 +231,27 @@ class Loop:
         with ctrl_c() as pressed:
             while self.epoch < self.settings.epochs:
                 for self.batch in batches.epoch(self.epoch, self.at):
-                    text = self._one(batches.steps(self.epoch))
+                    text, stop = self._one(batches.steps(self.epoch), pressed())
                     progress.add(len(self.batch) * self.world, text)
-                    if self._any(pressed()):
+                    if stop:
                         progress.close(text)
                         self._stop()
                 self._end_of_epoch()
         progress.close(text)
         return self.curves
 
-    def _one(self, steps):
-        "One step: learning rates, the method's step, sums for the curves."
+    def _one(self, steps, stop):
+        "One step: learning rates, the method's step, sums for the curves. (Words to show, whether to stop)."
         for name, schedule in self.schedules.items():
             for group in self.optimizers[name].param_groups:
                 group["lr"] = group["initial_lr"] * schedule(self.epoch + self.at / steps)
         with self.autocast():
             shown = self.step(self, self.batch)
-        for key, value in shown.items():
-            self._sums.setdefault(key, []).append(float(value.detach() if torch.is_tensor(value) else value))
+        *values, stop = self._mean([float(v.detach() if torch.is_tensor(v) else v) for v in shown.values()] + [float(stop)])
+        for key, value in zip(shown, values):
+            self._sums.setdefault(key, []).append(value)
         self.at += 1
-        return f"epoch {self.epoch + 1}/{self.settings.epochs}, " + ", ".join(f"{k} {v[-1]:.3f}" for k, v in self._sums.items())
+        return f"epoch {self.epoch + 1}/{self.settings.epochs}, " + ", ".join(f"{k} {v[-1]:.3f}" for k, v in self._sums.items()), stop > 0
 
     def _end_of_epoch(self):
         for key, values in self._sums.items():
@@ -259,13 +260,13 @@ class Loop:
         if self.folder is not None and (self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs):
             self.save()
 
-    def _any(self, flag):
-        "True where any process says so: all stop at the same step."
+    def _mean(self, values):
+        "Numbers, averaged over the processes; so all show the same and stop at the same step."
         if self.world == 1:
-            return flag
-        votes = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(votes)
-        return votes.item() > 0
+            return values
+        both = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(both)
+        return (both / self.world).tolist()
 
     def _stop(self):
         where = f"epoch {self.epoch}, step {self.at}"

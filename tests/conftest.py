@@ -1,0 +1,50 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def python():
+    "Run a piece of Python in a process of its own, from the repository's source: (code, *arguments) -> CompletedProcess."
+    import subprocess
+
+    def run(code, *arguments, launcher=(), **options):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+        head = [sys.executable, *launcher] if launcher else [sys.executable]
+        body = [code, *map(str, arguments)] if launcher or str(code).endswith(".py") else ["-c", code, *map(str, arguments)]
+        return subprocess.run([*head, *body], capture_output=True, text=True, env=environment, timeout=300, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    "A tiny benchmark of two-coloured pictures: 8 training and 4 test people, 3 cameras, 2 pictures each."
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    from reidbench.data.people import Benchmark
+
+    folder, rng, rows = tmp_path_factory.mktemp("colours"), np.random.default_rng(0), []
+    for pid in range(12):
+        top, bottom = rng.uniform(40, 220, (2, 3))
+        for camid in range(3):
+            for k in range(2):
+                picture = np.where(np.arange(32)[:, None, None] < 17, top, bottom) * (0.8 + 0.15 * camid) + rng.normal(0, 14, (32, 16, 3))
+                path = folder / f"{pid:04d}_c{camid}_{k}.png"
+                Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
+                rows.append(dict(path=str(path), pid=pid, camid=camid))
+    people = pd.DataFrame(rows)
+    test = people[people.pid >= 8]
+    return Benchmark("colours", people[people.pid < 8], test[test.camid == 0], test[test.camid != 0])

@@ -1,0 +1,27 @@
+"Starting is fast, and nothing heavy is imported before it is needed."
+import time
+
+
+def test_import_is_light(python):
+    found = python("import sys, time; t = time.perf_counter(); import reidbench; t = time.perf_counter() - t; print(t, 'torch' in sys.modules, reidbench.__version__)")
+    seconds, torch, version = found.stdout.split()
+    assert float(seconds) < 0.3 and torch == "False" and version[0].isdigit()
+
+
+def test_help_is_fast(python):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        found = _help(python)
+        times.append(time.perf_counter() - start)
+        assert found.returncode == 0 and all(word in found.stdout for word in ("tour", "data", "train", "evaluate"))
+    assert min(times) < 0.5, times
+
+
+def _help(python):
+    return python("import sys, runpy; sys.argv = ['reidbench', '--help']; runpy.run_module('reidbench', run_name='__main__')")
+
+
+def test_help_imports_no_torch(python):
+    found = python("import sys\nsys.argv = ['reidbench', '--help']\nfrom reidbench.__main__ import main\ntry:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules)")
+    assert found.stdout.strip().endswith("False")

@@ -1,0 +1,193 @@
+"Training as it happens to people: stopped, out of disk, on odd data, in several processes."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from reidbench.data.people import Benchmark
+from reidbench.methods.baseline import BaselineSettings, identification, small, train
+from reidbench.train.loop import NonFiniteLoss
+
+TINY = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu")
+
+
+def weights(run):
+    return run.model.state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("settings", [TINY, replace(TINY, precision="no", optimizer="adamw", dropout=0.3, neck="plain"), small(identification(), epochs=3, p=0, k=8, size=(64, 32), triplet=0.0, dropout=0.5, last_stride=1, device="cpu")],
+                         ids=["bf16 adam", "fp32 adamw dropout", "shuffled"])
+def test_resumed_is_unbroken_bit_for_bit(colours, tmp_path, settings):
+    whole = train(colours, settings, quiet=True)
+    _stopped(colours, settings, tmp_path, at=(1, 1))
+    torch.manual_seed(123)  # other dice were thrown meanwhile
+    resumed = train(colours, settings, tmp_path, quiet=True)
+    assert same(weights(whole), weights(resumed)) and whole.record.curves == resumed.record.curves and whole.record.metrics == resumed.record.metrics
+
+
+def _stopped(benchmark, settings, folder, at):
+    "Train until (epoch, step), where Ctrl-C is pressed."
+    from reidbench.methods.baseline import Trainer
+    from reidbench.train.loop import Interrupted
+
+    class Stopping(Trainer):
+        def losses(self, loop, batch):
+            if (loop.epoch, loop.at) == at:
+                signal.raise_signal(signal.SIGINT)
+            return super().losses(loop, batch)
+
+    with pytest.raises(Interrupted, match="Run the same again"):
+        Stopping(benchmark, settings, folder, quiet=True).fit()
+
+
+def test_same_seed_same_model_other_seed_another(colours):
+    a, b, c = (train(colours, replace(TINY, seed=s), quiet=True) for s in (0, 0, 1))
+    assert same(weights(a), weights(b)) and not same(weights(a), weights(c))
+
+
+def test_full_disk_keeps_the_former_checkpoint(colours, tmp_path, python):
+    "A limit on the size of files stands in for the full disk: the write fails in the middle, as there."
+    pytest.importorskip("resource")
+    train(colours, replace(TINY, epochs=1, schedule="steps"), tmp_path, quiet=True)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()}
+    code = f"""
+import resource, signal, pickle, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from dataclasses import replace
+from reidbench.methods.baseline import small, train
+benchmark, settings = pickle.load(open(sys.argv[1], "rb"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+train(benchmark, settings, sys.argv[2], quiet=True)
+"""
+    import pickle
+
+    handed = tmp_path / "handed.pickle"
+    handed.write_bytes(pickle.dumps((colours, replace(TINY, epochs=2, schedule="steps"))))
+    found = python(code, handed, tmp_path)
+    assert found.returncode != 0 and "CheckpointError" in found.stderr and "epoch 1, step 0) stands" in found.stderr, found.stderr[-2000:]
+    assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()} == before
+    assert train(colours, replace(TINY, epochs=2, schedule="steps"), tmp_path, quiet=True).record.curves["loss"][1:]
+
+
+def test_ctrl_c_of_a_process(colours, tmp_path):
+    "A real process, a real signal: it keeps a checkpoint, says so, and goes on when started again."
+    import pickle
+
+    handed = tmp_path / "handed.pickle"
+    handed.write_bytes(pickle.dumps((colours, replace(TINY, epochs=400))))
+    code = "import pickle, sys\nfrom reidbench.methods.baseline import train\ntrain(*pickle.load(open(sys.argv[1], 'rb')), sys.argv[2])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", code, handed, tmp_path], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    state = tmp_path / "checkpoint" / "state.json"
+    for _ in range(600):
+        if state.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Run the same again to go on" in said
+    kept = json.loads(state.read_text())["about"]
+    assert 1 <= kept["epoch"] < 400
+
+
+def test_non_finite_loss_names_the_files(colours):
+    from reidbench.methods.baseline import Trainer
+
+    class Broken(Trainer):
+        def losses(self, loop, batch):
+            found = super().losses(loop, batch)
+            return {**found, "identity": found["identity"] * float("nan")} if (loop.epoch, loop.at) == (0, 1) else found
+
+    with pytest.raises(NonFiniteLoss, match=r"epoch 0, step 1.*\.png"):
+        Broken(colours, TINY, quiet=True).fit()
+
+
+def test_person_with_one_picture(colours):
+    train_table = colours.train.groupby("pid").head(1)
+    thin = Benchmark("thin", pd.concat([train_table[train_table.pid < 4], colours.train[colours.train.pid >= 4]]), colours.query, colours.gallery)
+    assert np.isfinite(train(thin, TINY, quiet=True).record.curves["loss"]).all()
+
+
+def test_too_few_people(colours):
+    with pytest.raises(ValueError, match="take a smaller P"):
+        train(colours, replace(TINY, p=16), quiet=True)
+
+
+def test_empty_training_split(colours):
+    with pytest.raises(ValueError, match="training split is empty"):
+        train(Benchmark("none", colours.train[:0], colours.query, colours.gallery), TINY, quiet=True)
+
+
+def test_broken_picture_is_named(colours, tmp_path):
+    table = colours.train.copy()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(Path(table.path[0]).read_bytes()[:60])
+    table.loc[3, "path"] = str(cut)
+    with pytest.raises(ValueError, match="cut.png"):
+        train(Benchmark("cut", table, colours.query, colours.gallery), TINY, quiet=True)
+
+
+@pytest.mark.parametrize("mode,size", [("L", (16, 32)), ("RGBA", (16, 32)), ("CMYK", (16, 32)), ("I;16", (16, 32)), ("RGB", (1, 1))])
+def test_odd_pictures_are_read(colours, tmp_path, mode, size):
+    file = tmp_path / ("odd.tif" if mode == "CMYK" else "odd.png")
+    (Image.fromarray(np.full(size[::-1], 30000, np.uint16)) if mode == "I;16" else Image.new(mode, size)).save(file)
+    table = colours.train.copy()
+    table.loc[0, "path"] = str(file)
+    assert np.isfinite(train(Benchmark("odd", table, colours.query, colours.gallery), replace(TINY, epochs=1), quiet=True).record.curves["loss"]).all()
+
+
+PAIR = """
+import json, pickle, sys
+from pathlib import Path
+import torch
+from reidbench.methods.baseline import Trainer, small
+
+class Double(Trainer):  # training amplifies rounding; in double precision nothing is left of it
+    def network(self):
+        return super().network().double()
+
+folder, world = Path(sys.argv[1]), int(sys.argv[2])
+settings = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu", precision="no", frozen_statistics=True, processes=world)
+model, record = Double(pickle.loads((folder / "handed.pickle").read_bytes()), settings, quiet=True).fit()
+rank = torch.distributed.get_rank() if world > 1 else 0
+(folder / f"{world}-{rank}.json").write_text(json.dumps(record.curves))
+"""
+
+
+def test_two_processes_train_as_one(colours, tmp_path, python):
+    "gloo on the CPU, batch statistics frozen, the triplet mined over the gathered batch: the same losses."
+    import pickle
+
+    (tmp_path / "handed.pickle").write_bytes(pickle.dumps(colours))
+    (tmp_path / "pair.py").write_text(PAIR)
+    for world, launcher in ((1, ()), (2, ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))):
+        found = python(tmp_path / "pair.py", tmp_path, world, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
+        assert found.returncode == 0, found.stderr[-3000:]
+    one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert two[0] == two[1] and one["loss"][-1] < 0.9 * one["loss"][0]
+    for name in ("loss", "identity", "triplet"):
+        assert np.allclose(two[0][name], one[name], rtol=0, atol=1e-4), (name, two[0][name], one[name])
+
+
+def test_launcher_that_starts_one_is_noticed(colours):
+    with pytest.raises(ValueError, match="2 processes were asked for, but 1 run"):
+        train(colours, replace(TINY, processes=2), quiet=True)
+
+
+def test_strong_settings_are_the_papers():
+    s = BaselineSettings()
+    assert (s.backbone, s.p, s.k, s.epochs, s.lr, s.margin, s.smoothing, s.erase, s.last_stride, s.size) == ("resnet50", 16, 4, 120, 3.5e-4, 0.3, 0.1, 0.5, 1, (256, 128))
