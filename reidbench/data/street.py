@@ -10,7 +10,7 @@ __all__ = ['VERSION', 'COLOURS', 'TOPS', 'BOTTOMS', 'SKINS', 'HAIRS', 'CUTS', 'L
            'figure_layer', 'occluder_layer', 'degrade_shot', 'view_name', 'shoot', 'photo', 'same_person',
            'camera_table', 'plan', 'checksum', 'build']
 
-# %% ../../nbs/data/30_street.ipynb #da660ec0
+# %% ../../nbs/data/30_street.ipynb #b0672b8e
 import csv
 import hashlib
 import json
@@ -28,8 +28,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL import __version__ as pillow_version
 
-# %% ../../nbs/data/30_street.ipynb #a4cb2e96
+# %% ../../nbs/data/30_street.ipynb #0b3692ab
 VERSION = 1  # of the renderer: raised when the same arguments give other pictures
 
 
@@ -50,7 +51,7 @@ def pick(
     weights = np.array([table[k] for k in keys], float)
     return keys[int(rng.choice(len(keys), p=weights / weights.sum()))]
 
-# %% ../../nbs/data/30_street.ipynb #4c8463b1
+# %% ../../nbs/data/30_street.ipynb #245513f6
 COLOURS = {  # shared by everybody: colour alone does not tell people apart
     "black": (.10, .10, .12), "charcoal": (.25, .26, .29), "grey": (.52, .53, .55), "white": (.88, .87, .84),
     "navy": (.13, .17, .33), "blue": (.22, .38, .62), "sky": (.52, .68, .82), "red": (.68, .15, .16), "wine": (.40, .11, .18),
@@ -71,7 +72,7 @@ STYLES = {"short": 4, "crop": 1.5, "bald": .7, "bob": 2, "long": 2, "ponytail": 
 HATS = {"none": 8, "cap": 1.3, "beanie": 1.3, "brim": .7, "scarf": .7, "hood": .8}
 BAGS = {"none": 4, "backpack": 3, "shoulder left": 1.5, "shoulder right": 1.5, "hand left": .8, "hand right": .8}
 
-# %% ../../nbs/data/30_street.ipynb #723a833d
+# %% ../../nbs/data/30_street.ipynb #bf84c96e
 @dataclass(frozen=True)
 class Person:
     "Everything that stays with one identity, whatever camera sees it."
@@ -99,7 +100,7 @@ class Person:
     pattern_size: float  # 1 = usual
     phase: float       # where patterns begin
 
-# %% ../../nbs/data/30_street.ipynb #b384caa1
+# %% ../../nbs/data/30_street.ipynb #86156f1b
 def person(
     seed,  # of the town
     pid,   # 1, 2, ...
@@ -121,7 +122,7 @@ def person(
                   hat=hat, hat_colour=pick(rng, TOPS), sleeves="second" if rng.random() < .18 else "plain",
                   pattern_size=float(rng.uniform(.8, 1.35)), phase=float(rng.uniform(0, 10)))
 
-# %% ../../nbs/data/30_street.ipynb #15406f3c
+# %% ../../nbs/data/30_street.ipynb #46ac16fe
 class Canvas:
     "A picture with depth: rounded parts are drawn in any order, the nearest surface wins."
     def __init__(self, height, width,  # pixels
@@ -142,7 +143,7 @@ class Canvas:
         s, c = math.sin(self.elevation), math.cos(self.elevation)
         return np.array([side, near * s - z * c]), near * c + z * s
 
-# %% ../../nbs/data/30_street.ipynb #677c70b9
+# %% ../../nbs/data/30_street.ipynb #d6875ea8
 def draw_part(canvas, top, bottom,     # ends of the axis, metres (left, forward, up)
               half,                    # half widths along the axis: rows of (position 0..1, sideways, front to back), metres
               paint,                   # (angle, metres along the axis) -> colours [n, 3]; angle pi/2 is the front, 0 the left
@@ -178,7 +179,7 @@ def draw_part(canvas, top, bottom,     # ends of the axis, metres (left, forward
     s, over, along, position, w = (a[rows, cols] for a in (s, over, along, position, w))
     _shade(canvas, rows + y0, cols + x0, s, over, along, position, w, half, wide, deep, length, (d0, d1), axis, paint, caps, where, lift)
 
-# %% ../../nbs/data/30_street.ipynb #478ce00d
+# %% ../../nbs/data/30_street.ipynb #6cb03740
 def _shade(canvas, rows, cols, s, over, along, position, w, half, wide, deep, length, ends, axis, paint, caps, where, lift):
     "Colour, light and depth of the pixels that one part covers."
     out = np.sqrt(np.maximum(1 - s * s - over * over, 0))              # the normal's component towards the camera
@@ -206,7 +207,7 @@ def _shade(canvas, rows, cols, s, over, along, position, w, half, wide, deep, le
     canvas.rgb[rows, cols] = paint(angle, true) * shade[:, None].astype(np.float32)
     canvas.depth[rows, cols] = depth
 
-# %% ../../nbs/data/30_street.ipynb #cc35a108
+# %% ../../nbs/data/30_street.ipynb #9c3b9ab4
 _GRAIN = stream(0, 99).normal(0, 1, (64, 64)).astype(np.float32)  # the weave of every cloth
 
 
@@ -240,7 +241,7 @@ def pattern(
         return np.clip(3 * (np.sin(19 * x + 3 * np.sin(13 * v)) + np.sin(23 * v + 2 * np.sin(17 * x) + phase)), 0, 1)
     return np.zeros_like(v)
 
-# %% ../../nbs/data/30_street.ipynb #cc42a0e4
+# %% ../../nbs/data/30_street.ipynb #8fc9f6b4
 def emblem(
     kind,   # side and shape, a key of PRINTS
     angle,  # array [n], radians: pi / 2 is the front
@@ -260,7 +261,7 @@ def emblem(
         inside = (np.abs(x) < .11) & (np.abs(y) < .10) & ((y / .07) % 1 < .55)
     return inside.astype(np.float32)
 
-# %% ../../nbs/data/30_street.ipynb #aa47fabe
+# %% ../../nbs/data/30_street.ipynb #f7706bfd
 @dataclass(frozen=True)
 class Cloth:
     "A piece of cloth: two colours, a pattern, a weave, folds; called with (angle, metres down) it gives colours."
@@ -309,7 +310,7 @@ def plain(colour, weave=.03):
     "Skin, hair, leather: one colour with a little grain."
     return Cloth(tuple(colour), weave=weave)
 
-# %% ../../nbs/data/30_street.ipynb #20d28ea0
+# %% ../../nbs/data/30_street.ipynb #43439ebc
 @dataclass(frozen=True)
 class Pose:
     "What the body does at the moment of the picture."
@@ -330,7 +331,7 @@ def random_pose(
     return Pose(yaw, phase=float(rng.uniform(0, 2 * np.pi)), stride=float(rng.uniform(.22, .46) if walking else rng.uniform(0, .08)),
                 arms=pick(rng, {"swing": 7, "pockets": 1.6, "phone": 1.2}), elbow=float(rng.uniform(.15, .7)), lean=float(rng.uniform(0, .05)))
 
-# %% ../../nbs/data/30_street.ipynb #5da8acf4
+# %% ../../nbs/data/30_street.ipynb #f945a0b5
 def _leg(h, side, pose):
     "Hip, knee and ankle of one leg (side +1 left, -1 right), metres."
     phase = pose.phase + (0 if side > 0 else np.pi)
@@ -356,7 +357,7 @@ def _arm(h, w, side, pose):
     wrist = elbow + .145 * h * np.array([side * inward, math.sin(swing + bend), -math.cos(swing + bend)])
     return shoulder, elbow, wrist
 
-# %% ../../nbs/data/30_street.ipynb #f9a77d53
+# %% ../../nbs/data/30_street.ipynb #74b2c81a
 def _tube(r0, r1):
     "Half widths of a round limb that goes from radius r0 to r1."
     return [(0, r0, r0), (1, r1, r1)]
@@ -386,7 +387,7 @@ def draw_legs(canvas, who, pose, ground):
         draw_part(canvas, waist, hem, [(0, .082 * h * w, .06 * h * w), (.35, .103 * h * w, .085 * h), (1, flare * h * w, (flare - .01 + .08 * pose.stride) * h)],
                   replace(cloth, radius=.17, stripe=None), caps=(0, 0), lift=.01)
 
-# %% ../../nbs/data/30_street.ipynb #13c96082
+# %% ../../nbs/data/30_street.ipynb #72200bd5
 def top_cloth(who):
     "The cloth of the upper body with all that can be seen on it."
     opened = who.cut in ("jacket", "coat") and who.print == "none"
@@ -417,7 +418,7 @@ def draw_torso(canvas, who, pose, ground):
         draw_part(canvas, np.array([0, pose.lean - .02, .855 * h - ground]), np.array([0, pose.lean - .035, (.845 - drop) * h - ground]),
                   [(0, .05 * h, .05 * h), (1, .06 * h, .045 * h)], plain(COLOURS[who.top], .06), caps=(.4, .6), lift=-.02)
 
-# %% ../../nbs/data/30_street.ipynb #9c8591e6
+# %% ../../nbs/data/30_street.ipynb #ed460212
 def draw_arms(canvas, who, pose, ground):
     "Arms with sleeves of the cut's length, and hands."
     h, w = who.height, .55 + .45 * who.width
@@ -438,7 +439,7 @@ def draw_arms(canvas, who, pose, ground):
                   skin if short or bare else sleeve, caps=(1, .3))
         draw_part(canvas, wrist, wrist + .35 * (wrist - elbow) * [1, 1, 1], _tube(.019 * h, .016 * h), skin)
 
-# %% ../../nbs/data/30_street.ipynb #4ddedbb3
+# %% ../../nbs/data/30_street.ipynb #4c0cf39a
 def draw_head(canvas, who, pose, ground):
     "Head, face, hair and hat."
     h = who.height
@@ -473,7 +474,7 @@ def draw_head(canvas, who, pose, ground):
             draw_part(canvas, at(0, -.05, .985), at(0, -.055, .98), _tube(.027 * h, .027 * h), hair)
     _draw_hat(canvas, who, at, front)
 
-# %% ../../nbs/data/30_street.ipynb #19fa2c48
+# %% ../../nbs/data/30_street.ipynb #7d6f8d97
 def _draw_hat(canvas, who, at, front):
     "Cap, beanie, hat with a brim, headscarf or raised hood."
     h, cloth = who.height, plain(COLOURS[who.hat_colour], .08)
@@ -492,7 +493,7 @@ def _draw_hat(canvas, who, at, front):
                   where=lambda a, t: (np.abs(front(a)) > .75) | (t < -.12) | (t > 1.02), lift=.004)
         draw_part(canvas, at(0, -.014, .90), at(0, -.018, .835), [(0, .055 * h, .055 * h), (1, .085 * h * who.width, .06 * h)], cloth, caps=(.5, .4), where=lambda a, t: (np.abs(front(a)) > .55) | (t > .35))
 
-# %% ../../nbs/data/30_street.ipynb #3a2d9c9f
+# %% ../../nbs/data/30_street.ipynb #d3fc27b0
 def draw_bag(canvas, who, pose, ground):
     "What is carried: on the back, over one shoulder or in a hand."
     h, cloth = who.height, Cloth(COLOURS[who.bag_colour], tuple(.6 * c for c in COLOURS[who.bag_colour]), "band", radius=.2, weave=.04)
@@ -520,7 +521,7 @@ def draw_person(
     for part in (draw_legs, draw_torso, draw_arms, draw_head, draw_bag):
         part(canvas, who, pose, ground)
 
-# %% ../../nbs/data/30_street.ipynb #5c4004ff
+# %% ../../nbs/data/30_street.ipynb #7a4cb63f
 TALL, WIDE, HORIZON = 300, 1400, 92  # pixels of a panorama; cameras cut their pictures out of it
 
 
@@ -546,7 +547,7 @@ def _ground(rng, colour, joints=None, size=.09, contrast=.07, slant=0.):
         rgb[line] *= 1 - 2.2 * contrast
     return rgb
 
-# %% ../../nbs/data/30_street.ipynb #77ca5036
+# %% ../../nbs/data/30_street.ipynb #c930961d
 def _on(rgb, draw):
     "Let `draw(ImageDraw)` paint shapes on a float picture."
     image = Image.fromarray((np.clip(rgb, 0, 1) * 255).astype(np.uint8))
@@ -582,7 +583,7 @@ def _shops(rng):
         d.rectangle([0, HORIZON, WIDE, HORIZON + 5], fill=_tint((.42, .40, .38)))
     return _on(rgb, draw)
 
-# %% ../../nbs/data/30_street.ipynb #cca3e4b9
+# %% ../../nbs/data/30_street.ipynb #7f2d3741
 def _car(d, x, y, length, colour, rng):
     "A parked car seen from its side; (x, y) is where its front wheel stands."
     h = length * .3
@@ -618,7 +619,7 @@ def _crossing(rng):
         d.rectangle([0, HORIZON + 20, WIDE, HORIZON + 25], fill=_tint((.58, .57, .55)))
     return _on(rgb, draw)
 
-# %% ../../nbs/data/30_street.ipynb #92bb73cf
+# %% ../../nbs/data/30_street.ipynb #77bd26c8
 def _park(rng):
     rgb = _ground(rng, (.36, .47, .22))
     y, x = np.mgrid[0:TALL, 0:WIDE].astype(np.float32)
@@ -643,7 +644,7 @@ def _park(rng):
             d.rectangle([bx + 80, HORIZON + 18, bx + 85, HORIZON + 62], fill=_tint((.15, .15, .15)))
     return _on(rgb, draw)
 
-# %% ../../nbs/data/30_street.ipynb #05668a0d
+# %% ../../nbs/data/30_street.ipynb #38900194
 def _underpass(rng):
     rgb = _ground(rng, (.46, .45, .44), "planks", size=.3, contrast=.05)
     wall = HORIZON + 34
@@ -668,7 +669,7 @@ def _underpass(rng):
     glow = sum(np.exp(-(((np.mgrid[0:TALL, 0:WIDE][1] - lx) / 190) ** 2)) for lx in range(150, WIDE, 420))
     return rgb * (.72 + .5 * glow[..., None]).astype(np.float32)
 
-# %% ../../nbs/data/30_street.ipynb #84c9b039
+# %% ../../nbs/data/30_street.ipynb #d24d03d7
 def _station(rng):
     rgb = _ground(rng, (.70, .69, .67), "planks", size=.11, contrast=.05)
     wall = HORIZON + 4
@@ -691,7 +692,7 @@ def _station(rng):
             d.ellipse([x, 235, x + 4, 239], fill=_tint((.68, .57, .16)))
     return _on(rgb, draw)
 
-# %% ../../nbs/data/30_street.ipynb #ab05d267
+# %% ../../nbs/data/30_street.ipynb #910bbfd2
 SCENES = {"shops": _shops, "crossing": _crossing, "park": _park, "underpass": _underpass, "station": _station}
 
 
@@ -704,7 +705,7 @@ def panorama(
     rgb = SCENES[scene](stream(seed, 2, list(SCENES).index(scene)))
     return Image.fromarray((np.clip(rgb, 0, 1) * 255).astype(np.uint8))
 
-# %% ../../nbs/data/30_street.ipynb #9fcb9e51
+# %% ../../nbs/data/30_street.ipynb #42fa0510
 @dataclass(frozen=True)
 class Camera:
     "One camera: where it stands, what it sees and how badly it sees it. Ranges are (low, high), drawn per picture."
@@ -731,7 +732,7 @@ CAMERAS = (
     Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.1, .3)),
 )
 
-# %% ../../nbs/data/30_street.ipynb #7af1f164
+# %% ../../nbs/data/30_street.ipynb #bd820842
 def look(
     camera,   # the one that takes the picture
     cameras,  # all of them
@@ -745,7 +746,7 @@ def look(
     cast = np.array(local.cast) * np.exp(rng.normal(0, .02, 3))
     return scene, cast.astype(np.float32), float(rng.uniform(*local.gamma)), local.light
 
-# %% ../../nbs/data/30_street.ipynb #23635b4b
+# %% ../../nbs/data/30_street.ipynb #d79d0d09
 SAMPLES = 3  # drawn pixels per side of a final pixel
 
 
@@ -769,7 +770,7 @@ def figure_layer(
     draw_person(canvas, who, pose)
     return _mean(canvas.rgb), _mean(np.isfinite(canvas.depth)[..., None].astype(np.float32))
 
-# %% ../../nbs/data/30_street.ipynb #5745fc32
+# %% ../../nbs/data/30_street.ipynb #7d2b0373
 def _backdrop(seed, scene, size, zoom, rng):
     "A cutting of the panorama with a few loose things on the ground."
     height, width = TALL * .85 * zoom, TALL * .85 * zoom * size[1] / size[0]
@@ -792,7 +793,7 @@ def _backdrop(seed, scene, size, zoom, rng):
         draw.ellipse([x - 2.4 * r, .06 * h, x + 2.4 * r, .06 * h + 4.8 * r], fill=_tint(colour))
     return np.asarray(image.reduce(2), np.float32) / 255
 
-# %% ../../nbs/data/30_street.ipynb #910f1e91
+# %% ../../nbs/data/30_street.ipynb #b5b010a7
 def _shape_layer(size, draw):
     "Shapes that `draw(ImageDraw, height, width)` paints, as (colours times coverage, coverage)."
     h, w = size[0] * SAMPLES, size[1] * SAMPLES
@@ -837,7 +838,7 @@ def _hedge(d, h, w, rng):
 
 OCCLUDERS = {"pole": _pole, "car": _parked, "bike": _bike, "hedge": _hedge}
 
-# %% ../../nbs/data/30_street.ipynb #d3f25a97
+# %% ../../nbs/data/30_street.ipynb #cb9b12a5
 def occluder_layer(
     kind,  # a key of OCCLUDERS, or "person"
     seed, size, elevation, light,  # of the picture
@@ -852,7 +853,7 @@ def occluder_layer(
     pose = random_pose(rng, float(rng.uniform(0, 2 * np.pi)))
     return figure_layer(other, pose, size, unit, (x, size[0] * float(rng.uniform(.97, 1.06))), elevation, light)
 
-# %% ../../nbs/data/30_street.ipynb #4437f607
+# %% ../../nbs/data/30_street.ipynb #0d430ecc
 def _gaussian(channel, sigma):
     "Gaussian blur of one float picture, edges repeated."
     array, reach = np.asarray(channel), max(1, math.ceil(3 * sigma))
@@ -882,7 +883,7 @@ def degrade_shot(
     rgb = np.stack([np.asarray(c) for c in image], -1) + rng.normal(0, camera.noise, (h, w, 3)).astype(np.float32)
     return np.clip(rgb, 0, 1), {"scale": small[0] / w if scale < 1 else 1., "gamma": gamma, "blur": blur}
 
-# %% ../../nbs/data/30_street.ipynb #3bf72767
+# %% ../../nbs/data/30_street.ipynb #a16bc253
 def view_name(
     yaw,  # radians
 ):
@@ -908,7 +909,7 @@ def _lay(rgb, layer):
     "Lay a layer (colours times coverage, coverage) over a picture."
     return rgb * (1 - layer[1]) + layer[0]
 
-# %% ../../nbs/data/30_street.ipynb #340007d8
+# %% ../../nbs/data/30_street.ipynb #712d58d2
 def shoot(
     seed, pid, camid, index,  # which picture: town, person, camera, number
     size=(128, 64),           # height and width, pixels
@@ -946,7 +947,7 @@ def photo(
     Image.fromarray((rgb * 255 + .5).astype(np.uint8)).save(file, "JPEG", quality=quality, subsampling=0 if quality > 80 else 2)
     return file.getvalue(), truth
 
-# %% ../../nbs/data/30_street.ipynb #8ad1df0f
+# %% ../../nbs/data/30_street.ipynb #46adcb67
 def same_person(
     pid,              # who
     seed=0,           # of the town
@@ -972,7 +973,7 @@ def camera_table(
                           "gamma": span(c.gamma) if len(c.scenes) == 1 else "of the place", "blur": span(c.blur), "scale": span(c.scale), "noise": c.noise,
                           "JPEG": span(c.quality), "occluded": f"{c.occlusion:.0%}"} for c in cameras]).set_index("camid")
 
-# %% ../../nbs/data/30_street.ipynb #a143a1e0
+# %% ../../nbs/data/30_street.ipynb #7d931a07
 _TRUTH = ("path", "pid", "camid", "split", "scale", "gamma", "blur", "occluded", "view", "yaw", "scene", "occluder")
 
 
@@ -992,7 +993,7 @@ def plan(
                 rows.append((pid, camera.camid, index, frame + 25 * index, split))
     return rows
 
-# %% ../../nbs/data/30_street.ipynb #9fccf78b
+# %% ../../nbs/data/30_street.ipynb #a27a778c
 def _render(folder, rows, seed, size, cameras):
     "Draw and write some pictures; returns their rows of the truth."
     written = []
@@ -1018,7 +1019,7 @@ def _cameras(rows):
     fixed = lambda v: tuple(fixed(x) for x in v) if isinstance(v, list) else v
     return tuple(Camera(**{k: fixed(v) for k, v in row.items()}) for row in rows)
 
-# %% ../../nbs/data/30_street.ipynb #282803e8
+# %% ../../nbs/data/30_street.ipynb #ee2c2b8c
 def _shares(people, folder, seed, size, cameras, workers, progress):
     "Draw all people with helper processes, which are plain programs: no pool that a notebook or a test could trip over."
     command = [sys.executable, "-c", "import sys; from reidbench.data.street import _worker; _worker(sys.argv[1])"]
@@ -1044,7 +1045,7 @@ def _shares(people, folder, seed, size, cameras, workers, progress):
             for process in running:
                 process.kill()
 
-# %% ../../nbs/data/30_street.ipynb #670b2be9
+# %% ../../nbs/data/30_street.ipynb #327207d3
 def checksum(
     folder,  # of the set
     paths,   # of the pictures, relative to it
@@ -1062,7 +1063,7 @@ def _write_table(path, rows, columns):
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../../nbs/data/30_street.ipynb #b54e36e1
+# %% ../../nbs/data/30_street.ipynb #7430d655
 def _whole(folder, arguments):
     "None when `folder` holds just this set, else what is wrong with it."
     try:
@@ -1080,7 +1081,7 @@ def _whole(folder, arguments):
         return f"{len(missing)} of its {len(paths)} pictures are missing, {missing[0]} for one"
     return None if checksum(folder, paths) == said.get("checksum") else "its pictures were changed after it was built (checksum)"
 
-# %% ../../nbs/data/30_street.ipynb #fe2f57a9
+# %% ../../nbs/data/30_street.ipynb #f6513b98
 def build(root,                # folder that gets the folder `street`
           identities=128,      # how many people, at least 2
           seed=0,              # of the whole town, 0 or more
@@ -1115,7 +1116,7 @@ def build(root,                # folder that gets the folder `street`
         shutil.rmtree(work, ignore_errors=True)
     return folder
 
-# %% ../../nbs/data/30_street.ipynb #3738c06d
+# %% ../../nbs/data/30_street.ipynb #aefbca79
 def _check(identities, seed, images, size, train, cameras):
     "Say what is wrong with the arguments of build."
     if identities < 2 or images < 2 or seed < 0:
@@ -1130,7 +1131,7 @@ def _check(identities, seed, images, size, train, cameras):
     if unknown:
         raise ValueError(f"no such scene: {', '.join(sorted(unknown))}; there are {', '.join(SCENES)}")
 
-# %% ../../nbs/data/30_street.ipynb #cf3c13f0
+# %% ../../nbs/data/30_street.ipynb #d04abde7
 def _fill(work, arguments, cameras, workers, progress):
     "Draw the set into `work/street`."
     from tqdm.auto import tqdm
@@ -1154,4 +1155,5 @@ def _fill(work, arguments, cameras, workers, progress):
     _write_table(folder / "truth.csv", truth, _TRUTH)
     _write_table(folder / "identities.csv", [asdict(person(seed, pid)) for pid in people], list(Person.__dataclass_fields__))
     (folder / "street.json").write_text(json.dumps({"version": VERSION, "pictures": len(truth), "checksum": checksum(folder, [r["path"] for r in truth]),
+                                                    "drawn with": f"numpy {np.__version__}, Pillow {pillow_version}",
                                                     "arguments": arguments}, indent=1) + "\n")
