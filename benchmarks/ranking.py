@@ -158,12 +158,13 @@ def bench_distances(size, n):
         query, gallery = embeddings(size, noise)
         d = Distances(query, gallery).block(0, len(query))
         ids = query.pid, gallery.pid, query.camid, gallery.camid
-        ours = evaluate_distances(d, *ids)
         for name, theirs in peers().items():
-            their_map = float(np.mean(np.asarray(theirs(d, *ids)[1])))
+            n_queries = 200 if "Python" in name else len(d)  # a query costs the same however many there are, and this peer takes minutes for all
+            part, its = d[:n_queries], [x[:n_queries] if len(x) == len(d) else x for x in ids]
+            ours, their_map = evaluate_distances(part, *its), float(np.mean(np.asarray(theirs(part, *its)[1])))
             assert abs(their_map - ours.mAP) < 1e-4, (name, their_map, ours.mAP)  # the Cython of the peers sums in float32
             goal = "at least 4.5x" if model == "bad model" else "at least 20x" if "torchreid" in name else "at least 8x"
-            line(f"distances given, {model} (mAP {100 * ours.mAP:.1f}): {name}", *pairs(lambda: evaluate_distances(d, *ids), lambda: theirs(d, *ids), n), goal)
+            line(f"distances given, {model} (mAP {100 * ours.mAP:.1f}), {n_queries:,} queries: {name}", *pairs(lambda: evaluate_distances(part, *its), lambda: theirs(part, *its), n), goal)
 
 
 def bench_features(size, n):
