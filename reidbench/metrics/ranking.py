@@ -358,6 +358,8 @@ class Distances:
         self.kind = np.float64 if np.float64 in (query.values.dtype, gallery.values.dtype) else np.float32
         self.q2, self.g2 = _norms(query, "query"), _norms(gallery, "gallery")
         self.chunk = int(chunk) if chunk else int(np.clip(2**26 // len(gallery), 16, 4096))  # about 256 MB of float32
+        straight = gallery.values.dtype == self.kind and gallery.values.flags.c_contiguous and not isinstance(gallery.values, np.memmap)
+        self.gallery_step = len(gallery) if straight else max(1, 2**26 // gallery.values.shape[1])  # rows read or converted at a time
         work = len(query) * len(gallery) * query.values.shape[1]
         self.product = PRODUCTS["numpy" if self.kind == np.float64 or work < 2**33 else fastest_product(query.values.shape[1])]
 
@@ -366,8 +368,8 @@ class Distances:
         q, out = np.array(self.query.values[a:b], dtype=self.kind), np.empty((b - a, len(self.gallery)), self.kind)
         if self.metric == "euclidean": q *= -2  # a power of two: exact
         else: q *= (-1 / np.sqrt(np.maximum(self.q2[a:b], 1e-24)))[:, None].astype(self.kind)
-        for s in range(0, len(self.gallery), step := max(1, 2**26 // q.shape[1])):
-            part = np.ascontiguousarray(self.gallery.values[s:s + step], dtype=self.kind)  # a view where it is float32 already
+        for s in range(0, len(self.gallery), self.gallery_step):
+            part = np.ascontiguousarray(self.gallery.values[s:s + self.gallery_step], dtype=self.kind)  # no copy where it is float32 already
             self._into(q, part, out, s)
         return self._finish(out, a, b, ranking)
 
@@ -396,10 +398,16 @@ def evaluate(
     metric: str = "euclidean",      # or "cosine"
     ranks: tuple = (1, 5, 10, 20),  # shown; cmc holds them all
     chunk: int | None = None,       # queries at a time; None: about 256 MB of distances
-    **options,                      # single-gallery-shot: draws=100, seed=0
+    search: str = "exact",          # or "faiss": approximate, for galleries past one machine's memory
+    **options,                      # single-gallery-shot: draws=100, seed=0; faiss: top=1000, index=None, probes=32
 ) -> Ranking:
     "CMC, mAP and mINP of a search, computed in chunks of queries."
+    if search not in ("exact", "faiss"): raise ValueError(f"search is {search!r}: give 'exact' or 'faiss'")
     d = Distances(query, gallery, metric, chunk)
+    if search == "faiss":
+        if protocol == "single-gallery-shot": raise ValueError("search='faiss' ranks whole lists: single-gallery-shot needs search='exact'")
+        notes = _check_ids(protocol, query.camid, gallery.camid, ranks)
+        return _evaluate_faiss(query, gallery, metric, ranks, dict(protocol=protocol, metric=metric, query_pid=query.pid, notes=notes), **options)
     matches = find_matches(query.pid, gallery.pid, query.camid, gallery.camid) if query.camid is not None and gallery.camid is not None else find_matches(query.pid, gallery.pid, None, None)
     return _evaluate(d.blocks(), matches, query.pid, gallery.pid, query.camid, gallery.camid, protocol, ranks, metric, lambda i: d.block(i, i + 1)[0], **options)
 
@@ -489,6 +497,50 @@ def join(
     if len({p.values.shape[1] for p in parts}) != 1: raise ValueError(f"the parts have widths {', '.join(str(p.values.shape[1]) for p in parts)}: use one model for all")
     camid = None if any(p.camid is None for p in parts) else np.concatenate([p.camid for p in parts])
     return Embeddings(np.concatenate([p.values for p in parts]), np.concatenate([p.pid for p in parts]), camid)
+
+# %% ../../nbs/metrics/10_ranking.ipynb #8da2e5b4
+def _faiss_index(
+    gallery: Embeddings,
+    metric: str,    # "euclidean" or "cosine"
+    index: str | None,  # FAISS's description; None: Flat up to 50,000, then inverted lists of 8-bit codes
+    probes: int,    # inverted lists looked into
+):
+    "A FAISS index over the gallery, filled piece by piece."
+    try: import faiss
+    except ImportError as error: raise ImportError("search='faiss' needs FAISS: pip install 'reidbench[faiss]'") from error
+    n, width = gallery.values.shape
+    index = index or ("Flat" if n <= 50_000 else f"IVF{int(4 * n ** 0.5)},SQ8")
+    built = faiss.index_factory(width, index, faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2)
+    if not built.is_trained: built.train(_ready(gallery.values[np.sort(np.random.default_rng(0).choice(n, min(n, 200_000), replace=False))], metric))
+    for a in range(0, n, 2**16): built.add(_ready(gallery.values[a:a + 2**16], metric))
+    if hasattr(built, "nprobe"): built.nprobe = probes
+    return built, index
+
+def _ready(values: np.ndarray, metric: str) -> np.ndarray:
+    "Rows as FAISS wants them: contiguous float32, for cosine of length one."
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12) if metric == "cosine" else values
+
+# %% ../../nbs/metrics/10_ranking.ipynb #54ebef5d
+def _evaluate_faiss(query: Embeddings, gallery: Embeddings, metric: str, ranks: tuple, said: dict, top: int = 1000, index: str | None = None, probes: int = 32) -> Ranking:
+    "The market protocol on the first `top` of each list."
+    if max(ranks) > top: raise ValueError(f"top is {top}, but Rank-{max(ranks)} is asked for: give a larger top")
+    built, name = _faiss_index(gallery, metric, index, probes)
+    cameras = query.camid is not None and gallery.camid is not None
+    matches = find_matches(query.pid, gallery.pid, *((query.camid, gallery.camid) if cameras else (None, None)))
+    count, rows, found = np.bincount(matches.row, minlength=len(query)), [], []
+    for a in range(0, len(query), step := max(1, 2**22 // top)):
+        _, col = built.search(_ready(query.values[a:a + step], metric), min(top, len(gallery)))
+        pid = gallery.pid[col]; same = (pid == query.pid[a:a + step, None]) & (pid != -1)
+        out = (same & (gallery.camid[col] == query.camid[a:a + step, None]) & (gallery.camid[col] != -1)) if cameras else np.zeros_like(same)
+        valid = (col != -1) & (pid != -1) & ~out
+        row, at = np.nonzero(same & valid); rows.append(row + a); found.append(np.cumsum(valid, 1)[row, at])
+    row, rank = np.concatenate(rows), np.concatenate(found); some = count > 0
+    first, ap, _ = _scores(row, rank, len(query)); hits = np.bincount(row, minlength=len(query)); last = np.zeros(len(query)); np.maximum.at(last, row, rank)
+    first = np.where(some, np.where(hits > 0, first, len(gallery)), np.nan); ap = np.where(some, np.where(hits > 0, ap, 0) * hits / np.maximum(count, 1), np.nan)
+    inp = np.where(some, count / np.where(hits == count, np.maximum(last, 1), len(gallery)), np.nan)
+    note = f"approximate: FAISS {name}, the first {top:,} of each list; what is not among them counts as not found, so mAP and mINP are lower bounds"
+    return _result(first, ap, inp, len(gallery), ranks, **{**said, "notes": (*said["notes"], note)})
 
 # %% ../../nbs/metrics/10_ranking.ipynb #652d9be3
 def cmc_curve(
