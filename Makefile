@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export JUPYTER_PLATFORM_DIRS := 1
 
-.PHONY: tour test slow lab pages docs docs-check benchmark clean
+.PHONY: tour test slow lab pages readme docs docs-check benchmark clean
 .DEFAULT_GOAL := tour
 
 $(BIN)/python:
@@ -39,6 +39,10 @@ pages: $(VENV)/.installed-dev             ## run every notebook and store its ou
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $$(git ls-files 'nbs/*.ipynb')
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/readme.py
+
+readme: $(VENV)/.installed-dev            ## README.md from nbs/index.ipynb
+	$(BIN)/python .ci/readme.py
 
 docs: $(VENV)/.installed-dev              ## the documentation site, in _docs
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: install it from https://quarto.org/docs/get-started/ and run again. 'make docs-check' does every step before Quarto."; exit 1; }
