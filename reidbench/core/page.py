@@ -20,10 +20,10 @@ body { font: 16px/1.6 system-ui, sans-serif; color: var(--text); background: var
 h1 { font-size: 2.1rem; line-height: 1.2; margin-bottom: .2em } h2 { margin-top: 2.2em } blockquote { color: var(--quiet); margin: 0 0 1.6em; font-size: 1.1rem }
 pre, code { font: 13px/1.5 ui-monospace, monospace } pre { background: var(--code); padding: .7rem .9rem; border-radius: 6px; overflow-x: auto }
 img { max-width: 100%; border-radius: 4px } table { border-collapse: collapse; font-size: .92rem } td, th { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right }
-td:first-child, th:first-child { text-align: left } details > summary { color: var(--quiet); cursor: pointer; font-size: .85rem } a { color: #2f81f7 } .output { margin: .6rem 0 1.4rem; overflow-x: auto }
+table, td, th { border-left: 0; border-right: 0; border-top: 0 } td:first-child, th:first-child { text-align: left } .anchor-link { display: none } details > summary { color: var(--quiet); cursor: pointer; font-size: .85rem } a { color: #2f81f7 } .output { margin: .6rem 0 1.4rem; overflow-x: auto }
 """
 DRAW = """document.querySelectorAll('.reidbench-chart').forEach(e => { const f = JSON.parse(e.querySelector('script').textContent);
-Plotly.newPlot(e, f.data, f.layout, {responsive: true, displaylogo: false}); });"""
+Plotly.newPlot(e, f.data, f.layout, {responsive: true, displayModeBar: false}); });"""
 
 # %% ../../nbs/core/40_page.ipynb #9ecf3b69
 def _output(output):
@@ -70,7 +70,7 @@ def write_page(
         if re.search(r"^#\|\s*(hide|default_exp)\b", cell.source, re.M):
             continue
         if cell.cell_type == "markdown":
-            body.append(_markdown(re.sub(r"\]\((?:\w+/)*(\w+)\.ipynb[^)]*\)", r"]", cell.source)))
+            body.append(_markdown(re.sub(r"\[([^\]]+)\]\([^):]+\.ipynb[^)]*\)", r"\1", cell.source)))
         elif cell.cell_type == "code" and cell.source.strip():
             source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
             folded = f"<details><summary>code</summary><pre>{html.escape(source)}</pre></details>"
