@@ -1,0 +1,132 @@
+"Backbones, frozen form, identity nets."
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from reidbench.nets.backbones import AVAILABLE, build, frozen, imagenet_weights
+from reidbench.nets.blocks import Normalize
+from reidbench.nets.identity import IdentityNet, extract, retrieve
+
+IMAGES = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+
+
+def with_statistics(net):
+    "Batch norms that have seen something: folding untouched ones would prove nothing."
+    with torch.no_grad():
+        net.train()(torch.rand(6, 3, 64, 48, generator=torch.Generator().manual_seed(1)))
+        for m in net.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.uniform_(-0.3, 0.3)
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_frozen_is_equal(name):
+    torch.manual_seed(0)
+    net = with_statistics(build(name))
+    before = copy.deepcopy(net.state_dict())
+    fast = frozen(net)
+    with torch.no_grad():
+        plain, folded = net(IMAGES), fast(IMAGES)
+    assert ((plain - folded).norm() / plain.norm()).item() < 1e-5
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    stages = fast.outputs(IMAGES, list(fast.stages))
+    assert {k: v.shape[1] for k, v in stages.items()} == net.widths
+
+
+def test_frozen_passes_gradients_to_pixels():
+    torch.manual_seed(0)
+    net = IdentityNet("resnet18", 4).eval()
+    fast = frozen(net)
+    ours, theirs = (IMAGES.clone().requires_grad_() for _ in range(2))
+    fast.embed(ours).square().sum().backward()
+    net.embed(theirs).square().sum().backward()
+    assert ((ours.grad - theirs.grad).norm() / theirs.grad.norm()) < 1e-4
+    assert all(p.grad is None for p in fast.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_frozen_precision(dtype):
+    net = frozen(IdentityNet("resnet18", 4), dtype=dtype)
+    assert net(IMAGES).dtype == torch.float32 and net(IMAGES).shape == (2, 512)
+    assert next(net.parameters()).dtype == dtype
+
+
+def test_frozen_of_any_module():
+    plain = torch.nn.Sequential(Normalize(), torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    fast = frozen(with_statistics(plain))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    assert torch.allclose(fast(IMAGES), plain(IMAGES), atol=1e-5)
+
+
+def test_untraceable_code_is_left_right():
+    class Forks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > 0 else x
+
+    net = with_statistics(Forks())
+    fast = frozen(net)
+    assert torch.allclose(fast(IMAGES), net(IMAGES), atol=1e-5) and not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+
+
+def test_unreachable_imagenet_weights_say_how(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    for name in ("resnet50", "resnet50_ibn_a"):
+        with pytest.raises(FileNotFoundError, match=r"could not be fetched.*https://.*weights='path/of/") as found:
+            build(name, weights="imagenet")
+        assert str(tmp_path) in str(found.value)
+
+
+def test_cached_imagenet_weights_are_taken(tmp_path, monkeypatch):
+    "The offline way: the published file laid into torch's cache."
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    donor = build("resnet18_ibn_a")
+    state = {k.replace("stages.stem.0", "conv1").replace("stages.stem.1", "bn1").replace("stages.", ""): v for k, v in donor.state_dict().items()}
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints/resnet18_ibn_a-2f571257.pth")
+    net = build("resnet18_ibn_a", weights="imagenet").eval()
+    assert torch.equal(net(IMAGES), donor.eval()(IMAGES))
+
+
+def test_weights_without_a_part_are_refused(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    state.pop("layer3.0.conv1.weight")
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="1 missing.*layer3.0.conv1.weight"):
+        build("resnet18", weights=tmp_path / "part.pth")
+
+
+def test_extract_is_the_same_whatever_the_batch(colours):
+    torch.manual_seed(0)
+    net = IdentityNet("resnet18", 8)
+    one, many = (extract(net, colours.query, (64, 32), batch=b) for b in (1, 50))
+    assert np.allclose(one.values, many.values, atol=1e-4) and (one.pid == colours.query.pid).all() and (one.camid == colours.query.camid).all()
+    flipped = extract(net, colours.query, (64, 32), flip=True)
+    assert not np.allclose(flipped.values, one.values)
+
+
+def test_empty_splits_are_named(colours):
+    from reidbench.data.people import Benchmark
+
+    for split in ("query", "gallery"):
+        with pytest.raises(ValueError, match=f"{split} split is empty"):
+            retrieve(IdentityNet("resnet18", 2), Benchmark("x", colours.train, **{"query": colours.query, "gallery": colours.gallery, split: colours.query[:0]}), (64, 32))
+
+
+def test_nan_embeddings_are_an_error(colours):
+    with pytest.raises(ValueError):
+        retrieve(lambda images: images.mean((2, 3)) * float("nan"), colours, (64, 32))
+
+
+def test_narrow_bfloat16_maps_are_refused():
+    with pytest.raises(ValueError, match="one pixel wide"):
+        frozen(build("resnet18", last_stride=2), dtype=torch.bfloat16)(torch.rand(2, 3, 64, 32))
