@@ -387,7 +387,7 @@ def draw_legs(canvas, who, pose, ground):
         draw_part(canvas, waist, hem, [(0, .082 * h * w, .06 * h * w), (.35, .103 * h * w, .085 * h), (1, flare * h * w, (flare - .01 + .08 * pose.stride) * h)],
                   replace(cloth, radius=.17, stripe=None), caps=(0, 0), lift=.01)
 
-# %% ../../nbs/data/30_street.ipynb #72200bd5
+# %% ../../nbs/data/30_street.ipynb #cee37c7c
 def top_cloth(who):
     "The cloth of the upper body with all that can be seen on it."
     opened = who.cut in ("jacket", "coat") and who.print == "none"
