@@ -99,16 +99,19 @@ def _keys(
 
 # %% ../../nbs/metrics/10_ranking.ipynb #f5e74851
 def _ranks_of_rows(
-    block: np.ndarray,  # float [c, G], its own copy, what is left out set to infinity
+    block: np.ndarray,  # float [c, G]
+    close: np.ndarray,  # bool [c, G]: what may come before a right picture
     row, col,           # int [p]: the right pairs, ordered by row
 ) -> np.ndarray:        # int [p], from 1
     "Ranks of the right pictures among whole rows; equal distances in gallery order."
-    near, rank = block[row, col], np.empty(len(row), np.int64)
-    ordered, ends = np.sort(block, axis=1), np.searchsorted(row, np.arange(len(block) + 1))
+    near, rank, ends = block[row, col], np.empty(len(row), np.int64), np.searchsorted(row, np.arange(len(block) + 1))
+    ordered = np.where(close, block, block.dtype.type(np.inf))
+    ordered.sort(axis=1)
     for i, (a, b) in enumerate(zip(ends[:-1], ends[1:])):
-        rank[a:b] = first = np.searchsorted(ordered[i], near[a:b], "left")
-        for k in a + np.flatnonzero(np.searchsorted(ordered[i], near[a:b], "right") - first > 1):
-            rank[k] += np.count_nonzero(block[i, :col[k]] == near[k])  # equal ones that come before it in the gallery
+        rank[a:b] = first = ordered[i].searchsorted(near[a:b])
+        for k in a + np.flatnonzero(ordered[i].searchsorted(near[a:b], "right") - first > 1):
+            before = slice(0, col[k])
+            rank[k] += np.count_nonzero((block[i, before] == near[k]) & close[i, before])
     return rank + 1
 
 # %% ../../nbs/metrics/10_ranking.ipynb #5fbbb56d
@@ -120,23 +123,16 @@ def _ranks_of_block(
 ) -> np.ndarray:        # int [p]: rank of each right pair among the valid
     "Ranks of the right pictures of some queries."
     rows, width = block.shape
-    rank, near, limit = np.empty(len(row), np.int64), block[row, col], np.full(rows, -np.inf, block.dtype)
+    near, limit = block[row, col], np.full(rows, -np.inf, block.dtype)
     np.maximum.at(limit, row, near)
     close = block <= limit[:, None]  # nothing beyond the farthest right picture matters
     close[:, junk] = False
     close[out_row, out_col] = False
-    count, bits = np.count_nonzero(close, axis=1), max(1, int(width - 1).bit_length())
-    many = count > (max(64, width // 8) if block.dtype == np.float32 else 0)
-    if many.any():
-        whole, at = block[many], np.cumsum(many) - 1
-        whole[:, junk] = np.inf
-        whole[at[out_row[many[out_row]]], out_col[many[out_row]]] = np.inf
-        rank[many[row]] = _ranks_of_rows(whole, at[row[many[row]]], col[many[row]])
-        close[many], count[many] = False, 0
-    flat, of, few = np.flatnonzero(close), np.repeat(np.arange(rows), count), ~many[row]
-    ordered = np.sort(_keys(of, block.ravel()[flat], flat - of * width, bits))
-    rank[few] = np.searchsorted(ordered, _keys(row[few], near[few], col[few], bits)) - (np.cumsum(count) - count)[row[few]] + 1
-    return rank
+    if block.dtype != np.float32 or np.count_nonzero(close) > close.size // 8: return _ranks_of_rows(block, close, row, col)
+    flat, bits = np.flatnonzero(close), max(1, int(width - 1).bit_length())
+    at, before = np.divmod(flat, width)
+    ordered = np.sort(_keys(at, block.ravel()[flat], before, bits))
+    return np.searchsorted(ordered, _keys(row, near, col, bits)) - np.searchsorted(at, row) + 1
 
 # %% ../../nbs/metrics/10_ranking.ipynb #98ff8b20
 def _scores(
