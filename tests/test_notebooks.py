@@ -1,4 +1,5 @@
 "The notebooks are clean, small, in order, and the package is what they export."
+import ast
 import filecmp
 import json
 import os
@@ -63,6 +64,17 @@ def test_page(path):
     twins = any("reidbench-twin" in "".join(o.get("data", {}).get("text/html", "")) for c in book["cells"] for o in c.get("outputs", []))
     assert path.stat().st_size < (3e6 if twins else 1e6)
     assert not [o for c in book["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_stand_alone(path):
+    "The site's builder runs every cell that imports: beside other code it would run that too."
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "nbdev_export(" not in source:
+            body = ast.parse(source).body
+            imports = [isinstance(s, (ast.Import, ast.ImportFrom)) for s in body]
+            assert all(imports) or not any(imports), f"{path.name}: give the imports of this cell a cell of their own:\n{source}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

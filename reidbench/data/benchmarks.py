@@ -334,7 +334,7 @@ def unpack_cuhk03(
     boxes: str,   # "detected" or "labeled"
 ):
     "Write the pictures of the MATLAB file as PNG, all or none."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     part = target.with_name(target.name + ".part"); part.mkdir(exist_ok=True)
     with _open_mat(mat) as file:
         for pair, pair_ref in enumerate(file[boxes][0], 1):

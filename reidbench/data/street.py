@@ -1134,7 +1134,7 @@ def _check(identities, seed, images, size, train, cameras):
 # %% ../../nbs/data/30_street.ipynb #d04abde7
 def _fill(work, arguments, cameras, workers, progress):
     "Draw the set into `work/street`."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     folder, seed, size = work / "street", arguments["seed"], tuple(arguments["size"])
     for split in ("bounding_box_train", "query", "bounding_box_test"):
         (folder / split).mkdir(parents=True)
