@@ -378,6 +378,14 @@ def test_street_is_built_where_it_is_missing(tmp_path, monkeypatch):
     assert len(load("street", root=tmp_path / "new", identities=4, seed=3).classes()) == 2 and asked == [{"identities": 4, "seed": 3}]
 
 
+def test_street_as_it_is_really_built(tmp_path):
+    b = load("street", root=tmp_path, identities=4, images=2, seed=1, progress=False, workers=1)
+    assert len(b.classes()) == 2 and b.check()["count"].sum() == 0 and b.train["scale"].between(0, 1).all()
+    assert load("street", root=tmp_path).fingerprint() == b.fingerprint()
+    with pytest.raises(FileExistsError, match="identities: 4"):
+        load("street", root=tmp_path, identities=6)
+
+
 # -- one's own ------------------------------------------------------------------------------------------------------
 def frame(people=6, cams=(1, 2), shots=2):
     return pd.DataFrame([(f"{p}_{c}_{s}.jpg", p, c) for p in range(1, people + 1) for c in cams for s in range(shots)], columns=["path", "pid", "camid"])
