@@ -48,12 +48,12 @@ class Nearest:
 def neighbours(
     x: np.ndarray,             # float32 [N, D]
     k: int,                    # how many for each row, the row itself included and first
-    chunk: int | None = None,  # rows at a time; None: about 128 MB of distances
+    chunk: int | None = None,  # rows at a time; None: up to 1,024, about 256 MB of distances at most
     keep: int = 0,             # also return the distances of the first rows to all the others
 ) -> tuple:                    # index [N, k], squared distance [N, k], largest squared distance [N], kept [keep, N - keep]
     "The nearest rows of every row, by squared Euclidean distance, exactly."
     n, squares = len(x), np.einsum("ij,ij->i", x, x)
-    chunk, found, far = chunk or int(np.clip(2**25 // n, 64, 2048)), Nearest(n, k), np.zeros(n, np.float32)
+    chunk, found, far = chunk or int(np.clip(2**26 // n, 64, 1024)), Nearest(n, k), np.zeros(n, np.float32)
     product, kept = PRODUCTS["numpy" if n * n * x.shape[1] < 2**33 else fastest_product(x.shape[1])], np.empty((keep, n - keep), np.float32)
     for a in range(0, n, chunk):
         b = min(a + chunk, n); block = np.empty((b - a, n - a), np.float32)
