@@ -40,14 +40,11 @@ class PadCrop:
         self.pad, self.p = pad, p
 
     def __call__(self, images, u):
-        n, c, h, w = images.shape
+        h, w = images.shape[-2:]
         shift = (u[:, :2] * (2 * self.pad + 1)).long()
         shift[u[:, 2] >= self.p] = self.pad
         padded = F.pad(images, [self.pad] * 4)
-        rows = (shift[:, :1] + torch.arange(h, device=images.device))[:, None, :, None]
-        cols = (shift[:, 1:] + torch.arange(w, device=images.device))[:, None, None, :]
-        batch = torch.arange(n, device=images.device).view(-1, 1, 1, 1)
-        return padded[batch, torch.arange(c, device=images.device).view(1, -1, 1, 1), rows, cols]
+        return torch.stack([p[:, top:top + h, left:left + w] for p, (top, left) in zip(padded, shift.tolist())])
 
 # %% ../../nbs/data/50_augment.ipynb #c55e03eb
 class ResizeCrop:
@@ -67,11 +64,9 @@ class ResizeCrop:
     def __call__(self, images, u):
         h, w = images.shape[-2:]
         big = F.interpolate(images, size=(round(h * self.factor), round(w * self.factor)), mode="bilinear", align_corners=False)
-        out = torch.empty_like(images)
-        for i in range(len(images)):
-            top, left = int(u[i, 0] * (big.shape[-2] - h + 1)), int(u[i, 1] * (big.shape[-1] - w + 1))
-            out[i] = big[i, :, top:top + h, left:left + w] if u[i, 2] < self.p else images[i]
-        return out
+        room = torch.tensor([big.shape[-2] - h + 1, big.shape[-1] - w + 1], device=u.device)
+        corner = (u[:, :2] * room).long().tolist()
+        return torch.stack([b[:, top:top + h, left:left + w] if on else i for b, i, (top, left), on in zip(big, images, corner, (u[:, 2] < self.p).tolist())])
 
 # %% ../../nbs/data/50_augment.ipynb #5068892d
 class Erase:

@@ -53,7 +53,7 @@ class Progress:
 
     def show(self, text):
         self.last, spent = time.time(), time.time() - self.start
-        share = self.count / max(self.total, 1) if self.total else 1.0
+        share = self.count / self.total if self.total else 1.0
         bar = f"<progress value='{share:.3f}' style='width:12em;vertical-align:middle'></progress>"
         words = f"{share:.0%}, {text}, {self.rate():.0f} images/s, {spent:.0f} s"
         self.handle.update({"text/plain": f"{self.title}: {words}", "text/html": f"<code>{self.title} {bar} {words}</code>"}, raw=True)
@@ -230,8 +230,9 @@ class Loop:
         text = ""
         with ctrl_c() as pressed:
             while self.epoch < self.settings.epochs:
+                steps = batches.steps(self.epoch)
                 for self.batch in batches.epoch(self.epoch, self.at):
-                    text, stop = self._one(batches.steps(self.epoch), pressed())
+                    text, stop = self._one(steps, pressed())
                     progress.add(len(self.batch) * self.world, text)
                     if stop:
                         progress.close(text)
