@@ -141,12 +141,14 @@ def test_misprints_agree_with_the_figures_they_speak_of():
     assert value("di_reid/table2", "GLAD", "MSMT17", "mAP") == 85.9 and value("gaag/table2", "GLAD", "MSMT17", "mAP") == 34.0
     assert table("di_reid/table2").frame(corrected=True).loc["GLAD", ("MSMT17", "mAP")] == 34.0
     assert math.isnan(table("msfl/table4").frame(corrected=True).loc["ResNet50", ("MSMT17", "Rank-1")])
+    assert table("jad/table7").frame(corrected=True).equals(table("jad/table7").frame())  # doubtful ones stay
 
 
 def test_every_misprint_marks_something():
     for m in MISPRINTS:
         hit = [c for c in table(m.table).cells if m.hits(c.row, c.group, c.metric)]
-        assert hit and all((c.figure.misprint if m.in_table else c.figure.slip) for c in hit if c.source != "reidbench"), m
+        assert hit and all((c.figure.slip if m.kind == "text" else c.figure.misprint) for c in hit if c.source != "reidbench"), m
+        assert m.kind in ("wrong", "doubtful", "text") and m.why
 
 
 def test_the_same_experiment_prints_the_same_figure():
@@ -371,7 +373,8 @@ def test_gains():
     found = table("gaag/table1").gains().set_index(["row", "over", "group", "metric"])
     assert found.loc[("Ours", "Baseline", "MLR-CUHK03", "Rank-1"), "gain"] == 9.5 and found.loc[("Ours", "Ours: Naive", "MLR-CUHK03", "Rank-1"), "gain"] == 12.4  # both in the text
     assert table("di_reid/table3").gains().query("over == 'Ours w/o DIL' and metric == 'Rank-1'")["gain"].item() == 6.6
-    assert table("msfl/table4").gains().query("group == 'MSMT17' and over == 'ResNet50' and metric == 'Rank-1'")["misprint"].all()
+    assert table("msfl/table4").gains().query("group == 'MSMT17' and over == 'ResNet50' and metric == 'Rank-1'")["doubt"].eq("wrong").all()
+    assert table("jad/table7").gains().query("row == 'JAD'")["doubt"].eq("doubtful").all() and table("jad/table7").gains().query("row == 'AT'")["doubt"].eq("").all()
     assert table("aos/figure5").gains().empty and list(table("aos/figure5").gains()) == list(table("aos/table1").gains())
     for name in tables():
         assert all(set(pair) <= set(table(name).rows) for pair in table(name).claims)
@@ -382,6 +385,7 @@ def test_html():
     assert "<s>85.9</s> (34) *" in text and text.count("<tr>") == 2 + 8 and "GAAG Table 2 quotes 34.0" in text
     assert "(g) stages lost ‡" in table("msfl/table3")._repr_html_() and "reidbench: l2" not in table("msfl/table3")._repr_html_()
     assert ">37.00<" in table("aos/table1")._repr_html_()  # as printed, not 37
+    assert "<s>" not in table("jad/table7")._repr_html_() and ">90.6 *<" in table("jad/table7")._repr_html_()
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -261,7 +261,8 @@ class Figure:
     value: float | None = None   # in `unit`; None: not printed
     printed: str = ""            # exactly as in the paper
     unit: str = "%"              # "%", "M" parameters, "G" multiply-adds, "curve"
-    misprint: str = ""           # what is wrong with the figure, and why
+    misprint: str = ""           # why the figure is doubtful or wrong
+    wrong: bool = False          # it cannot be right; else two places differ and either may be
     likely: float | None = None  # the figure that was probably meant, where it can be told
     slip: str = ""               # what the paper's text says otherwise: the figure stands
     note: str = ""               # why there is none
@@ -379,7 +380,7 @@ class Table:
         return tuple({run.key: run for cell in self.cells_for(on, other) for run in cell.runs}.values())
 
     def frame(self, corrected=False):
-        "The paper's figures as a DataFrame; with `corrected`, likely ones where a misprint can be mended."
+        "The paper's figures as a DataFrame; with `corrected`, likely ones, or NaN, in the place of those that cannot be right."
         return _frame(self, corrected)
 
     def gains(self):
@@ -410,30 +411,32 @@ def _cells_for(table, on, other):
 def _frame(table, corrected):
     "A table like the paper's, as a DataFrame; NaN where nothing is printed."
     values = {(c.row, c.group, c.metric): c.figure for c in table.cells}
-    take = lambda f: f.value if not (corrected and f.misprint) else f.likely
+    take = lambda f: f.likely if corrected and f.wrong else f.value
     rows = [r for r in table.rows if any(c.row == r and c.source != "reidbench" for c in table.cells)]
     data = [[take(values[(row, *column)]) if (row, *column) in values else None for column in table.columns] for row in rows]
     return pd.DataFrame(data, index=pd.Index(rows, name=table.name), columns=pd.MultiIndex.from_tuples(table.columns), dtype=float)
 
 
 def _gains(table):
-    "One line per claim, column and metric: baseline, value, gain; `misprint` marks a figure that cannot be trusted."
+    "One line per claim, column and metric: baseline, value, gain; `doubt` is "wrong" or "doubtful" where one of the two is."
     cells, lines = {(c.row, c.group, c.metric): c.figure for c in table.cells}, []
     for row, over in table.claims:
         for group, metric in table.columns:
             new, old = cells.get((row, group, metric)), cells.get((over, group, metric))
             if new and old and new.value is not None and old.value is not None:
                 lines.append(dict(row=row, over=over, group=group, metric=metric, baseline=old.value, value=new.value,
-                                  gain=round(new.value - old.value, 2), misprint=bool(new.misprint or old.misprint)))
-    return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "baseline", "value", "gain", "misprint"])
+                                  gain=round(new.value - old.value, 2),
+                                  doubt="wrong" if new.wrong or old.wrong else "doubtful" if new.misprint or old.misprint else ""))
+    return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "baseline", "value", "gain", "doubt"])
 
 # %% ../../nbs/studies/10_tables.ipynb #e395cf74
 def _figure_html(figure):
-    "A printed number; a misprint is struck, its reason in the tooltip."
+    "A printed number; a doubtful one has a star, a wrong one is struck; the reason in the tooltip."
     text, unsaid = html.escape(figure.printed or "–"), html.escape(figure.misprint or figure.slip, quote=True)
     if figure.misprint:
+        text = f"<s>{text}</s>" if figure.wrong else text
         likely = f" ({figure.likely:g})" if figure.likely is not None else ""
-        return f'<span title="{unsaid}"><s>{text}</s>{likely} *</span>'
+        return f'<span title="{unsaid}">{text}{likely} *</span>'
     return f'<span title="{unsaid}">{text} †</span>' if figure.slip else text
 
 
@@ -474,7 +477,7 @@ class Misprint:
     metric: str                  # "": all
     why: str                     # what is wrong, what is likely right
     likely: float | None = None
-    in_table: bool = True        # False: the text is wrong, the table's figure stands
+    kind: str = "doubtful"       # "wrong": cannot be right; "doubtful": two places differ; "text": the text is wrong, the table's figure stands
 
     def hits(self, row, group, metric):
         return all(mine in ("", theirs) for mine, theirs in ((self.row, row), (self.group, group), (self.metric, metric)))
@@ -493,18 +496,18 @@ MISPRINTS = (
     Misprint("aos/table2", "SCSP", "Single query", "mAP", "26.35 is printed for PersonNet too, two rows above: probably copied in one of the two"),
     Misprint("msfl/table1", "(e) stages 1 to 4, with lateral", "Market1501", "mAP", _CSIP),
     Misprint("msfl/table4", "+CSIP", "Market1501", "mAP", _CSIP),
-    *_two("msfl/table1", [(f"({r}", "", "") for r in ("b) two deepest stages fused directly", "c) stages 1 to 4 fused directly")], _SWAP, in_table=False),
-    Misprint("msfl/table3", "(d) l-inf, 1e-2", "", "", "the text calls (d) to (f) stable in lambda: (d) is the l-inf norm, the rows meant are (c), (e) and (f)", in_table=False),
-    Misprint("msfl/table4", "ResNet50", "MSMT17", "Rank-1", "a digit is lost; which one cannot be told (next row: 69.3)"),
-    Misprint("msfl/table4", "SVDNet", "CUHK03", "Rank-1", _SVD, 41.5),
-    Misprint("msfl/table4", "SVDNet", "CUHK03", "mAP", _SVD, 37.3),
-    Misprint("msfl/table4", "+MSGR", "MSMT17", "Rank-1", "the text gives the gain on MSMT17 as 82.9 to 86.8: these are DukeMTMC-reID's figures", in_table=False),
-    Misprint("msfl/table4", "+MSGR", "CUHK03", "Rank-1", "the text speaks of 71.6 on labeled CUHK03, for which the table has no column (detected: 67.7)", in_table=False),
-    Misprint("msfl/table4", "+MSFF", "CUHK03", "Rank-1", "the text calls MSFF's improvement small here: the table has a loss, 65.6 to 65.1", in_table=False),
-    Misprint("gaag/table1", "Ours", "CAVIAR", "Rank-10", "the text calls Rank-10 on CAVIAR the best: DI-REID (94.4), INTACT (93.9) and the row without augmentation (95.4) are higher", in_table=False),
-    Misprint("gaag/table2", "Ours-Illumination", "MSMT17", "Rank-1", "the text says +9.0 over the baseline, the table gives 73.3 - 64.0 = +9.3", in_table=False),
-    Misprint("di_reid/table3", "Ours", "CAVIAR", "Rank-10", "the text says that every part helps consistently: without multi-scale Rank-10 is higher (95.2)", in_table=False),
-    Misprint("di_reid/table2", "GLAD", "MSMT17", "mAP", "far above its Rank-1 of 61.4; GAAG Table 2 quotes 34.0 for the same method", 34.0),
+    *_two("msfl/table1", [(f"({r}", "", "") for r in ("b) two deepest stages fused directly", "c) stages 1 to 4 fused directly")], _SWAP, kind="text"),
+    Misprint("msfl/table3", "(d) l-inf, 1e-2", "", "", "the text calls (d) to (f) stable in lambda: (d) is the l-inf norm, the rows meant are (c), (e) and (f)", kind="text"),
+    Misprint("msfl/table4", "ResNet50", "MSMT17", "Rank-1", "a digit is lost; which one cannot be told (next row: 69.3)", kind="wrong"),
+    Misprint("msfl/table4", "SVDNet", "CUHK03", "Rank-1", _SVD, 41.5, "wrong"),
+    Misprint("msfl/table4", "SVDNet", "CUHK03", "mAP", _SVD, 37.3, "wrong"),
+    Misprint("msfl/table4", "+MSGR", "MSMT17", "Rank-1", "the text gives the gain on MSMT17 as 82.9 to 86.8: these are DukeMTMC-reID's figures", kind="text"),
+    Misprint("msfl/table4", "+MSGR", "CUHK03", "Rank-1", "the text speaks of 71.6 on labeled CUHK03, for which the table has no column (detected: 67.7)", kind="text"),
+    Misprint("msfl/table4", "+MSFF", "CUHK03", "Rank-1", "the text calls MSFF's improvement small here: the table has a loss, 65.6 to 65.1", kind="text"),
+    Misprint("gaag/table1", "Ours", "CAVIAR", "Rank-10", "the text calls Rank-10 on CAVIAR the best: DI-REID (94.4), INTACT (93.9) and the row without augmentation (95.4) are higher", kind="text"),
+    Misprint("gaag/table2", "Ours-Illumination", "MSMT17", "Rank-1", "the text says +9.0 over the baseline, the table gives 73.3 - 64.0 = +9.3", kind="text"),
+    Misprint("di_reid/table3", "Ours", "CAVIAR", "Rank-10", "the text says that every part helps consistently: without multi-scale Rank-10 is higher (95.2)", kind="text"),
+    Misprint("di_reid/table2", "GLAD", "MSMT17", "mAP", "far above its Rank-1 of 61.4; GAAG Table 2 quotes 34.0 for the same method", 34.0, "wrong"),
 )
 
 # %% ../../nbs/studies/10_tables.ipynb #da5e2f7f
@@ -515,17 +518,17 @@ MISPRINTS += (
     Misprint("jad/table1", "No-attack", "Market1501", "mAP", _721),
     Misprint("jad/table3", "Baseline", "Market1501", "mAP", _721),
     Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "mAP", _721),
-    Misprint("jad/table1", "LTA*", "Market1501", "Rank-1", "the text calls LTA* stronger than SMA: at Rank-1 both print 15.7", in_table=False),
-    Misprint("jad/table2", "JAD (w/o LHT)", _M_TO_D, "Rank-1", "the text says +3.1 over the baseline, the table gives 36.9 - 36.1 = +0.8", in_table=False),
-    Misprint("jad/table2", "JAD", _M_TO_D, "Rank-1", "the text says +4.8 by LHT, the table gives 42.5 - 36.9 = +5.6", in_table=False),
-    Misprint("jad/table2", "JAD (w/o LHT)", _D_TO_M, "Rank-1", "the text says +3.4 over the baseline, the table gives 47.4 - 45.7 = +1.7", in_table=False),
-    Misprint("jad/table2", "JAD", _D_TO_M, "Rank-1", "the text says +0.2 by LHT, the table gives 47.5 - 47.4 = +0.1", in_table=False),
+    Misprint("jad/table1", "LTA*", "Market1501", "Rank-1", "the text calls LTA* stronger than SMA: at Rank-1 both print 15.7", kind="text"),
+    Misprint("jad/table2", "JAD (w/o LHT)", _M_TO_D, "Rank-1", "the text says +3.1 over the baseline, the table gives 36.9 - 36.1 = +0.8", kind="text"),
+    Misprint("jad/table2", "JAD", _M_TO_D, "Rank-1", "the text says +4.8 by LHT, the table gives 42.5 - 36.9 = +5.6", kind="text"),
+    Misprint("jad/table2", "JAD (w/o LHT)", _D_TO_M, "Rank-1", "the text says +3.4 over the baseline, the table gives 47.4 - 45.7 = +1.7", kind="text"),
+    Misprint("jad/table2", "JAD", _D_TO_M, "Rank-1", "the text says +0.2 by LHT, the table gives 47.5 - 47.4 = +0.1", kind="text"),
     *_two("jad/table4", [("DukeMTMC-reID: JAD+RK", a, "Rank-1") for a in ("M-IFGSM", "LTA")],
-          "the text says more than 40 points over the baseline for every attack on both sets: here it is 48.1 - 16.8 = 31.3 and 52.4 - 15.2 = 37.2", in_table=False),
+          "the text says more than 40 points over the baseline for every attack on both sets: here it is 48.1 - 16.8 = 31.3 and 52.4 - 15.2 = 37.2", kind="text"),
     *_two("jad/table6", [("P2 P1 P2", "", ""), ("P1 P2 P1", "", "")],
           "six labels and five rows of figures: as printed they fill the first five, so that the last has none; the fifth row's may belong to either of the last two labels"),
     *_two("jad/table7", [("JAD", g, m) for g in ("No-attack", "M-IFGSM", "SMA", "LTA") for m in ("Rank-1", "mAP")], _7),
-    Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "Rank-1", "the text says that a DenseNet is attacked here; the clean figures are those of Table 3, whose backbone is not named", in_table=False),
+    Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "Rank-1", "the text says that a DenseNet is attacked here; the clean figures are those of Table 3, whose backbone is not named", kind="text"),
 )
 
 # %% ../../nbs/studies/10_tables.ipynb #1b509cbb
@@ -602,10 +605,9 @@ def _runs(name, row, column, others):
 
 def _figure(name, row, column, printed, blank):
     "The figure with what is wrong with it."
-    hits = [m for m in MISPRINTS if m.table == name and m.hits(row, column.group, column.metric)]
-    wrong, text = next((m for m in hits if m.in_table), None), next((m for m in hits if not m.in_table), None)
-    return Figure(float(printed) if printed else None, printed, column.unit, wrong.why if wrong else "", wrong.likely if wrong else None, text.why if text else "",
-                  "" if printed else blank)
+    hits = {m.kind == "text": m for m in reversed(MISPRINTS) if m.table == name and m.hits(row, column.group, column.metric)}
+    found = Figure(float(printed) if printed else None, printed, column.unit, slip=hits[True].why if True in hits else "", note="" if printed else blank)
+    return replace(found, misprint=hits[False].why, wrong=hits[False].kind == "wrong", likely=hits[False].likely) if False in hits else found
 
 # %% ../../nbs/studies/10_tables.ipynb #e9ff6fc0
 TABLES = {}
@@ -1017,7 +1019,7 @@ add("jad/table8", "A black-box attack, on three kinds of models",
     with RK: FR      | 96.8/95.3 | 24.8/25.9
     with RK: FR+JAD  | 96.3/94.9 | 91.6/90.1
     """, claims=[("w/o RK: JAD", "w/o RK: Baseline"), ("w/o RK: JAD", "w/o RK: GOAT"), ("with RK: SB+JAD", "with RK: SB"), ("with RK: FR+JAD", "with RK: FR")],
-    notes=["SB is the strong baseline of Luo et al., FR FastReID with an IBN-ResNet-101: here our strong baseline on that backbone."])
+    notes=["Black box: no gradient passes through the scaling, so there is no adaptive column here.", "SB is the strong baseline of Luo et al., FR FastReID with an IBN-ResNet-101: here our strong baseline on that backbone."])
 
 # %% ../../nbs/studies/10_tables.ipynb #07c05bfa
 RATIOS, SCALES = (0.05, 0.10, 0.15, 0.20), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
