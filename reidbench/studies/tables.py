@@ -418,7 +418,7 @@ def _frame(table, corrected):
 
 
 def _gains(table):
-    "One line per claim, column and metric: baseline, value, gain; `doubt` is "wrong" or "doubtful" where one of the two is."
+    "One line per claim, column and metric: baseline, value, gain; `doubt` is 'wrong' or 'doubtful' where one of the two is."
     cells, lines = {(c.row, c.group, c.metric): c.figure for c in table.cells}, []
     for row, over in table.claims:
         for group, metric in table.columns:
