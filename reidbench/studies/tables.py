@@ -10,7 +10,7 @@ __all__ = ['SINGLE', 'MARKET', 'DUKE', 'MSMT17', 'CUHK03', 'MLR_CUHK03', 'MLR_VI
            'translate', 'Run', 'make_settings', 'Figure', 'Cell', 'elsewhere', 'Table', 'Misprint', 'Column', 'Row',
            'row', 'columns', 'on_sets', 'parse', 'add', 'tables', 'table']
 
-# %% ../../nbs/studies/10_tables.ipynb #c82564d6
+# %% ../../nbs/studies/10_tables.ipynb #50cc881a
 import difflib
 import hashlib
 import html
@@ -24,7 +24,7 @@ import pandas as pd
 
 from ..core.record import plain
 
-# %% ../../nbs/studies/10_tables.ipynb #fbc887a3
+# %% ../../nbs/studies/10_tables.ipynb #5d605244
 @dataclass(frozen=True)
 class DataSet:
     "A set, its split, and the protocol of the search."
@@ -64,7 +64,7 @@ def ask_from(
         raise ValueError(f"camera {camid} must be one of two or more test cameras; {benchmark.name} has {sorted(set(test['camid']))}")
     return replace(benchmark, query=test[asks & (test["pid"] > 0)].reset_index(drop=True), gallery=test[~asks].reset_index(drop=True), multi_query=None)
 
-# %% ../../nbs/studies/10_tables.ipynb #8fa1201e
+# %% ../../nbs/studies/10_tables.ipynb #810eb8b8
 SINGLE = "single-gallery-shot"
 MARKET = DataSet("Market1501", "market1501")
 DUKE = DataSet("DukeMTMC-reID", "dukemtmc-reid")
@@ -79,7 +79,7 @@ SECOND_TOWN = DataSet("Street, second town", "street", (("seed", 1),))
 PLAIN_SETS = {d.name: d for d in (MARKET, DUKE, MSMT17, CUHK03, STREET)}
 LOW_SETS = {d.name: d for d in (MLR_CUHK03, MLR_VIPER, CAVIAR, STREET_LOW)}
 
-# %% ../../nbs/studies/10_tables.ipynb #6a5011ba
+# %% ../../nbs/studies/10_tables.ipynb #c203f051
 METHODS = {  # what makes a method's settings: "module:class or function"
     "baseline": "reidbench.methods.baseline:BaselineSettings",
     "identification": "reidbench.methods.baseline:identification",
@@ -116,7 +116,7 @@ FIELDS = {  # method -> our word -> its field, or value -> its fields
 }
 OWN_OF_SET = {(m, s): (("dropout", 0.5),) for m in ("identification", "aos") for s in ("cuhk03", "dukemtmc-reid")}  # AOS 4.2: 0.6 is Market's alone
 
-# %% ../../nbs/studies/10_tables.ipynb #236515a8
+# %% ../../nbs/studies/10_tables.ipynb #6de3f474
 @dataclass(frozen=True)
 class Tool:
     "An attack or a passive defence: its name in the papers and its arguments."
@@ -148,7 +148,7 @@ def scaling(
 
 CS = scaling(P1, P2, P1)
 
-# %% ../../nbs/studies/10_tables.ipynb #3619b76d
+# %% ../../nbs/studies/10_tables.ipynb #34cd63ff
 def find(
     path,  # "module:name"
 ):
@@ -189,7 +189,7 @@ def translate(
         settings.update(to[value] if isinstance(to, dict) else {to: value})
     return settings
 
-# %% ../../nbs/studies/10_tables.ipynb #bef17e79
+# %% ../../nbs/studies/10_tables.ipynb #2fa997a0
 def _digest(value):
     "Twelve digits that stay the same from one day and machine to the next."
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:12]
@@ -241,7 +241,7 @@ class Run:
         start = STARTS_FROM.get(self.method)
         return replace(self, method=start, choice=()) if start else None
 
-# %% ../../nbs/studies/10_tables.ipynb #5a6cd1e7
+# %% ../../nbs/studies/10_tables.ipynb #fd3a4169
 def make_settings(
     run,        # Run
     **changes,  # settings that shall differ: seed, epochs, device, ...
@@ -254,7 +254,7 @@ def make_settings(
             raise ValueError(f"the settings of {run.method} have no {name!r}: {nearest(name, known)}")
     return maker(**wanted)
 
-# %% ../../nbs/studies/10_tables.ipynb #6e7aa0f5
+# %% ../../nbs/studies/10_tables.ipynb #cc12d9db
 @dataclass(frozen=True)
 class Figure:
     "One printed number."
@@ -295,7 +295,7 @@ class Cell:
         "The run's key; of a mean, one made of its runs' keys; None where it is not runnable."
         return None if not self.runs else self.run.key if len(self.runs) == 1 else f"mean-of-{_digest([r.key for r in self.runs])}"
 
-# %% ../../nbs/studies/10_tables.ipynb #42380355
+# %% ../../nbs/studies/10_tables.ipynb #ff69fb9b
 def elsewhere(
     data,        # DataSet of the paper
     on,          # name of a set, or DataSet: takes the place of the paper's first set
@@ -335,7 +335,7 @@ def _retarget(cell, on, other):
     group = next((cell.group.replace(old, new, 1) for old, new in heads.items() if cell.group == old or cell.group.startswith(old + ",")), cell.group)
     return replace(cell, runs=tuple(runs), row=runs[0].row, group=group, of=_place(cell.run))
 
-# %% ../../nbs/studies/10_tables.ipynb #25f13681
+# %% ../../nbs/studies/10_tables.ipynb #9d6e3875
 @dataclass(frozen=True)
 class Table:
     "A results table of a paper. `.frame()`, `.cells`, `.runs()`, `.cells_for(on)`, `.gains()`; shows itself."
@@ -390,7 +390,7 @@ class Table:
     def _repr_html_(self):
         return _show_table(self)
 
-# %% ../../nbs/studies/10_tables.ipynb #3783f49b
+# %% ../../nbs/studies/10_tables.ipynb #ff82fdb8
 def _cells_for(table, on, other):
     "A table's runnable cells, if wanted on another set."
     cells = [c for c in table.cells if c.runnable]
@@ -407,7 +407,7 @@ def _cells_for(table, on, other):
         found.setdefault(same(new), new)
     return tuple(found.values())
 
-# %% ../../nbs/studies/10_tables.ipynb #d26395f7
+# %% ../../nbs/studies/10_tables.ipynb #5ec0b30e
 def _frame(table, corrected):
     "A table like the paper's, as a DataFrame; NaN where nothing is printed."
     values = {(c.row, c.group, c.metric): c.figure for c in table.cells}
@@ -429,7 +429,7 @@ def _gains(table):
                                   doubt="wrong" if new.wrong or old.wrong else "doubtful" if new.misprint or old.misprint else ""))
     return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "baseline", "value", "gain", "doubt"])
 
-# %% ../../nbs/studies/10_tables.ipynb #e395cf74
+# %% ../../nbs/studies/10_tables.ipynb #f1cae592
 def _figure_html(figure):
     "A printed number; a doubtful one has a star, a wrong one is struck; the reason in the tooltip."
     text, unsaid = html.escape(figure.printed or "–"), html.escape(figure.misprint or figure.slip, quote=True)
@@ -467,7 +467,7 @@ def _show_table(table):
     return (f"<table><caption><b>{html.escape(table.name)}</b>: {html.escape(table.title)}</caption><thead><tr><th></th>{spans}</tr><tr><th></th>{heads}</tr></thead>"
             f"<tbody>{body}</tbody></table><ul>{lines}</ul>")
 
-# %% ../../nbs/studies/10_tables.ipynb #cb2d44c6
+# %% ../../nbs/studies/10_tables.ipynb #f63b5eb0
 @dataclass(frozen=True)
 class Misprint:
     "A figure that is printed wrongly, or a sentence that contradicts a table."
@@ -487,7 +487,7 @@ def _two(table, places, why, **more):
     "The same reason for several places."
     return tuple(Misprint(table, *place, why, **more) for place in places)
 
-# %% ../../nbs/studies/10_tables.ipynb #59bfe9fe
+# %% ../../nbs/studies/10_tables.ipynb #032fab92
 _CSIP = "mAP of the same net: 79.8 in Table I (e), 79.3 in Table IV (+CSIP); which one is right cannot be told (79.8 also stands in Table II (b), another net)"
 _SVD = "the same pair as OSNet's in this table; AOS Table 3 quotes 41.5 / 37.3 for SVDNet"
 _SWAP = "the text calls (c) the fusion of deep stages that helps and (b) the one of shallow stages that hurts: letters swapped, the table's figures stand"
@@ -499,8 +499,8 @@ MISPRINTS = (
     *_two("msfl/table1", [(f"({r}", "", "") for r in ("b) two deepest stages fused directly", "c) stages 1 to 4 fused directly")], _SWAP, kind="text"),
     Misprint("msfl/table3", "(d) l-inf, 1e-2", "", "", "the text calls (d) to (f) stable in lambda: (d) is the l-inf norm, the rows meant are (c), (e) and (f)", kind="text"),
     Misprint("msfl/table4", "ResNet50", "MSMT17", "Rank-1", "a digit is lost; which one cannot be told (next row: 69.3)", kind="wrong"),
-    Misprint("msfl/table4", "SVDNet", "CUHK03", "Rank-1", _SVD, 41.5, "wrong"),
-    Misprint("msfl/table4", "SVDNet", "CUHK03", "mAP", _SVD, 37.3, "wrong"),
+    Misprint("msfl/table4", "SVDNet", "CUHK03", "Rank-1", _SVD, 41.5),
+    Misprint("msfl/table4", "SVDNet", "CUHK03", "mAP", _SVD, 37.3),
     Misprint("msfl/table4", "+MSGR", "MSMT17", "Rank-1", "the text gives the gain on MSMT17 as 82.9 to 86.8: these are DukeMTMC-reID's figures", kind="text"),
     Misprint("msfl/table4", "+MSGR", "CUHK03", "Rank-1", "the text speaks of 71.6 on labeled CUHK03, for which the table has no column (detected: 67.7)", kind="text"),
     Misprint("msfl/table4", "+MSFF", "CUHK03", "Rank-1", "the text calls MSFF's improvement small here: the table has a loss, 65.6 to 65.1", kind="text"),
@@ -510,7 +510,7 @@ MISPRINTS = (
     Misprint("di_reid/table2", "GLAD", "MSMT17", "mAP", "far above its Rank-1 of 61.4; GAAG Table 2 quotes 34.0 for the same method", 34.0, "wrong"),
 )
 
-# %% ../../nbs/studies/10_tables.ipynb #da5e2f7f
+# %% ../../nbs/studies/10_tables.ipynb #aacd1407
 _7 = "differs from JAD with re-ranking in Tables 3 to 5 (91.0/85.0 clean, 61.3/56.8, 85.6/80.3, 66.2/63.9): another run, or other settings, not said"
 _721 = "the same model's clean mAP is 72.1 in Table 1, 72.2 in Tables 3 and 8; which one is right cannot be told"
 _M_TO_D, _D_TO_M = "Market1501 → DukeMTMC-reID", "DukeMTMC-reID → Market1501"
@@ -531,7 +531,7 @@ MISPRINTS += (
     Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "Rank-1", "the text says that a DenseNet is attacked here; the clean figures are those of Table 3, whose backbone is not named", kind="text"),
 )
 
-# %% ../../nbs/studies/10_tables.ipynb #1b509cbb
+# %% ../../nbs/studies/10_tables.ipynb #1c715d8b
 @dataclass(frozen=True)
 class Column:
     "A column of figures: whose, and how they are measured."
@@ -561,22 +561,35 @@ class Row:
 
 EACH = "each attack of the columns"
 
-
-def row(name, method="", rerank=False, test=None, attack=None, defence=None, source="paper", why="", **choice):
+# %% ../../nbs/studies/10_tables.ipynb #a680e1f2
+def row(
+    name,            # as in the paper
+    method="",       # a key of METHODS; "": not runnable, `why` says why
+    rerank=False, test=None, attack=None, defence=None, source="paper", why="",  # as in Row
+    **choice,        # our words: what differs from the method's defaults
+):
     "A `Row`, its choice given as keywords."
     return Row(name, method, tuple(choice.items()), rerank, test, attack, defence, source, why)
 
 
-def columns(group, metrics, **more):
-    "Columns under one head: metrics as words in one string."
+def columns(
+    group,    # the head
+    metrics,  # "Rank-1 mAP"
+    **more,   # as in Column
+):
+    "Columns under one head."
     return tuple(Column(group, metric, **more) for metric in metrics.split())
 
 
-def on_sets(metrics, *sets, **more):
+def on_sets(
+    metrics,  # "Rank-1 mAP"
+    *sets,    # DataSets
+    **more,   # as in Column
+):
     "Columns for each set."
     return tuple(c for data in sets for c in columns(data.title, metrics, test=data, **more))
 
-# %% ../../nbs/studies/10_tables.ipynb #f9223fad
+# %% ../../nbs/studies/10_tables.ipynb #d4bd6271
 def parse(
     text,   # lines "name | 1.0 2.0 | 3.0 -"
     width,  # numbers a line
@@ -609,7 +622,7 @@ def _figure(name, row, column, printed, blank):
     found = Figure(float(printed) if printed else None, printed, column.unit, slip=hits[True].why if True in hits else "", note="" if printed else blank)
     return replace(found, misprint=hits[False].why, wrong=hits[False].kind == "wrong", likely=hits[False].likely) if False in hits else found
 
-# %% ../../nbs/studies/10_tables.ipynb #e9ff6fc0
+# %% ../../nbs/studies/10_tables.ipynb #a0216b3b
 TABLES = {}
 
 
@@ -655,7 +668,7 @@ def _adaptive(name, row, heads):
             found.append(Cell(name, row.name, knows.group, c.metric, Figure(note="not in the paper: added by reidbench"), "reidbench", _runs(name, row, knows, [])))
     return found
 
-# %% ../../nbs/studies/10_tables.ipynb #3e8599ad
+# %% ../../nbs/studies/10_tables.ipynb #90bddf22
 _AOS = dict(strategy="sampling")
 add("aos/table1", "Which occluded samples should a model be trained with?", on_sets("Rank-1 mAP", MARKET, CUHK03, DUKE),
     [row("Baseline", "identification"), row("No Adversary", "aos", strategy="no-adversary"), row("Random", "aos", strategy="random"),
@@ -668,7 +681,7 @@ add("aos/table1", "Which occluded samples should a model be trained with?", on_s
     Sampling     | 86.49 70.43 | 47.14 43.33 | 79.17 62.10
     """, claims=[("Sampling", "Baseline"), ("Sampling", "No Adversary"), ("Sampling", "Random"), ("Sampling", "Hard-1"), ("Random", "Baseline"), ("Hard-1", "Baseline")])
 
-# %% ../../nbs/studies/10_tables.ipynb #4013537a
+# %% ../../nbs/studies/10_tables.ipynb #952ed8da
 _OURS = [row("Baseline", "identification"), row("Ours", "aos", **_AOS), row("Ours + ReRanking", "aos", rerank=True, **_AOS)]
 _OVER = [("Ours", "Baseline"), ("Ours + ReRanking", "Ours")]
 add("aos/table2", "AOS among others on Market1501, with single and multiple queries",
@@ -701,7 +714,7 @@ add("aos/table2", "AOS among others on Market1501, with single and multiple quer
     JLML          | 85.1  65.5  | 89.7  74.5
     """, claims=_OVER)
 
-# %% ../../nbs/studies/10_tables.ipynb #c0b22196
+# %% ../../nbs/studies/10_tables.ipynb #dada9851
 add("aos/table3", "AOS among others on CUHK03, detected boxes, new protocol", on_sets("Rank-1 mAP", CUHK03), _OURS,
     """
     Baseline         | 40.23 37.00
@@ -717,6 +730,8 @@ add("aos/table3", "AOS among others on CUHK03, detected boxes, new protocol", on
     DPFL          | 40.7 37
     SVDNet (R)    | 41.5 37.3
     """, claims=_OVER)
+
+# %% ../../nbs/studies/10_tables.ipynb #278524bc
 add("aos/table4", "AOS among others on DukeMTMC-reID", on_sets("Rank-1 mAP", DUKE), _OURS,
     """
     Baseline         | 75.60 57.34
@@ -734,18 +749,20 @@ add("aos/table4", "AOS among others on DukeMTMC-reID", on_sets("Rank-1 mAP", DUK
     SVDNet (R)        | 76.7  56.8
     """, claims=_OVER)
 
-# %% ../../nbs/studies/10_tables.ipynb #5df50172
+# %% ../../nbs/studies/10_tables.ipynb #ed5a8144
 _CURVE = "drawn as a curve, no number printed"
 AREAS, PROBABILITIES = (0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2), (0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 add("aos/figure5", "How large should the cover be? (Hard-1)", on_sets("Rank-1 mAP", MARKET, CUHK03, DUKE),
     [row(f"area {a:g}", "aos", strategy="hard-1", **({} if a == 0.1 else {"area": a})) for a in AREAS], blank=_CURVE,
     notes=["Drawn as curves: the paper prints no number. At area 0.1 the settings are those of Hard-1 in Table 1."])
+
+# %% ../../nbs/studies/10_tables.ipynb #3f1a1af0
 add("aos/figure6", "How often should a picture be covered?", on_sets("Rank-1 mAP", DUKE),
     [row(f"{label}, probability {p:g}", "aos", strategy=word, **({} if p == 0.5 else {"probability": p}))
      for label, word in (("Hard-1", "hard-1"), ("Sampling", "sampling")) for p in PROBABILITIES], blank=_CURVE,
     notes=["Drawn as curves: the paper prints no number. The text names the probabilities 0.2 and 0.5; 0.4, 0.6, 0.8 and 1 are ours."])
 
-# %% ../../nbs/studies/10_tables.ipynb #f06b523a
+# %% ../../nbs/studies/10_tables.ipynb #7695fc11
 _SAY = "Symbols in the rows' names were lost in the text; the names here are ours."
 add("msfl/table1", "Which parts of the pyramid help?", on_sets("Rank-1 mAP", MARKET),
     [row("(a) ResNet50", "msfl", pyramid="baseline"), row("(b) two deepest stages fused directly", "msfl", pyramid="two deepest"),
@@ -760,6 +777,8 @@ add("msfl/table1", "Which parts of the pyramid help?", on_sets("Rank-1 mAP", MAR
     (f) (e) with MSFF                     | 92.3 81.9
     """, claims=[("(e) stages 1 to 4, with lateral", "(a) ResNet50"), ("(f) (e) with MSFF", "(a) ResNet50"), ("(f) (e) with MSFF", "(e) stages 1 to 4, with lateral"),
                  ("(a) ResNet50", "(c) stages 1 to 4 fused directly")], notes=[_SAY])
+
+# %% ../../nbs/studies/10_tables.ipynb #b9539009
 add("msfl/table2", "What does the pyramid cost, beside last stride 1?",
     (Column("Market1501", "params", MARKET, unit="M"), Column("Market1501", "flops", MARKET, unit="G"), *on_sets("Rank-1 mAP", MARKET)),
     [row("(a) ResNet50 baseline", "msfl", pyramid="baseline"), row("(b) ResNet50, last stride 1", "msfl", pyramid="baseline", last_stride=1), row("(c) MSFL", "msfl", pyramid="msff")],
@@ -770,7 +789,7 @@ add("msfl/table2", "What does the pyramid cost, beside last stride 1?",
     """, claims=[("(c) MSFL", "(a) ResNet50 baseline"), ("(c) MSFL", "(b) ResNet50, last stride 1")],
     notes=[_SAY, "Parameters in millions, flops (multiply-adds) in 10^9. No pyramid that follows the text has both 27 M and 5.9 G."])
 
-# %% ../../nbs/studies/10_tables.ipynb #20bd5107
+# %% ../../nbs/studies/10_tables.ipynb #b743bc7d
 _LOST = "l2 with 1e-2, but which stages were regularised is lost in the text"
 _input = dict(pyramid="baseline", stages=("input",))
 add("msfl/table3", "Which norm, which weight, which stages for the gradient regulariser?", on_sets("Rank-1 mAP", MARKET),
@@ -796,7 +815,7 @@ add("msfl/table3", "Which norm, which weight, which stages for the gradient regu
     (l) stages lost | 92.4 79.8
     """, claims=[("(c) l2, 1e-2", "(a) ResNet50"), ("(a) ResNet50", "(b) l1, 1e-2"), ("(a) ResNet50", "(d) l-inf, 1e-2")], notes=[_SAY])
 
-# %% ../../nbs/studies/10_tables.ipynb #b5d6adee
+# %% ../../nbs/studies/10_tables.ipynb #6aa468f8
 _msgr = dict(pyramid="msff", penalty=1e-2, q="2", stages=("layer1", "layer2"))
 add("msfl/table4", "MSFL and MSGR stacked up, among others, on four sets", on_sets("Rank-1 mAP", MARKET, CUHK03, DUKE, MSMT17),
     [row("ResNet50", "msfl", pyramid="baseline"), row("+CSIP", "msfl", pyramid="csip"), row("+MSFF", "msfl", pyramid="msff"),
@@ -833,7 +852,7 @@ add("msfl/table4", "MSFL and MSGR stacked up, among others, on four sets", on_se
     notes=["+RE is re-ranking in the paper's own rows, random erasing for OSNet: do not compare the two.",
            "Empty places were lost in the text: where a quoted line has figures for two sets or three, which sets they are is our reading (PDC and GLAD on MSMT17 agree with GAAG Table 2)."])
 
-# %% ../../nbs/studies/10_tables.ipynb #72369e87
+# %% ../../nbs/studies/10_tables.ipynb #06c77950
 add("gaag/table1", "Cross-resolution search, and what each part of GAAG adds", on_sets("Rank-1 Rank-5 Rank-10", MLR_CUHK03, MLR_VIPER, CAVIAR),
     [row("Baseline", "gaag", ablation="baseline"), row("Baseline + Rand-DS", "gaag", ablation="rand-ds"), row("Ours: Naive", "gaag", ablation="naive"),
      row("Ours: w/o Augment", "gaag", ablation="no-augment"), row("Ours: w/o Attack", "gaag", ablation="no-attack"), row("Ours", "gaag", ablation="full")],
@@ -857,7 +876,7 @@ add("gaag/table1", "Cross-resolution search, and what each part of GAAG adds", o
     """, claims=[("Ours", "Baseline"), ("Ours", "Ours: Naive"), ("Ours", "Ours: w/o Augment"), ("Ours", "Ours: w/o Attack")],
     notes=["Rand-DS down-samples half of the training pictures at random; Naive trains on generated pictures with a plain cross-entropy."])
 
-# %% ../../nbs/studies/10_tables.ipynb #cd578870
+# %% ../../nbs/studies/10_tables.ipynb #faa39dd1
 _gaag = lambda kind: dict(ablation="full", degradation=kind)
 add("gaag/table2", "GAAG with three kinds of degradation, on MSMT17", on_sets("Rank-1 Rank-5 Rank-10 mAP", MSMT17),
     [row("Baseline", "gaag", ablation="baseline"), row("Ours-Illumination", "gaag", **_gaag("illumination")),
@@ -875,7 +894,7 @@ add("gaag/table2", "GAAG with three kinds of degradation, on MSMT17", on_sets("R
     PCB       | 68.2 81.2 85.5 40.4
     """, claims=[(f"Ours-{k}", "Baseline") for k in ("Illumination", "Resolution", "Blur")])
 
-# %% ../../nbs/studies/10_tables.ipynb #eaf533df
+# %% ../../nbs/studies/10_tables.ipynb #98730885
 _tricks = dict(last_stride=2, smoothing=0.0, erase=0.0, warmup=0)
 _DI = [row("ResNet50", "identification"), row("ResNet50 (tricks)", "baseline", **_tricks)]
 _DI_CLAIMS = [("Ours", "ResNet50"), ("Ours", "ResNet50 (tricks)")]
@@ -898,7 +917,7 @@ add("di_reid/table1", "Cross-resolution search: DI-REID among others", on_sets("
     CAD-Net   | 82.1 97.4 98.8 | 43.1 68.2 77.5 | 42.8 76.2 91.5
     """, claims=_DI_CLAIMS, notes=["How the ResNet50 without tricks was trained is not said; the identification model stands for it here."])
 
-# %% ../../nbs/studies/10_tables.ipynb #dc69aec5
+# %% ../../nbs/studies/10_tables.ipynb #5e0cf763
 add("di_reid/table2", "Cross-illumination search on MSMT17: DI-REID among others", on_sets("Rank-1 Rank-5 Rank-10 mAP", MSMT17),
     [*_DI, row("Ours", "di_reid", ablation="full", degradation="illumination")],
     """
@@ -912,6 +931,8 @@ add("di_reid/table2", "Cross-illumination search on MSMT17: DI-REID among others
     PCB       | 68.2 81.2 85.5 40.4
     IANet     | 75.5 85.5 88.7 46.8
     """, claims=_DI_CLAIMS, notes=["How the ResNet50 without tricks was trained is not said; the identification model stands for it here."])
+
+# %% ../../nbs/studies/10_tables.ipynb #8050c303
 _parts = {"Ours w/o DIL": "no-invariance", "Ours w/o multi-scale": "no-multi-scale", "Ours w/o attention": "no-attention",
           "Ours (f_inv only)": "invariant-only", "Ours (f_sen only)": "sensitive-only", "Ours": "full"}
 add("di_reid/table3", "What each part of DI-REID adds, on CAVIAR", on_sets("Rank-1 Rank-5 Rank-10", CAVIAR),
@@ -926,7 +947,7 @@ add("di_reid/table3", "What each part of DI-REID adds, on CAVIAR", on_sets("Rank
     """, claims=[("Ours", label) for label in _parts if label != "Ours"],
     notes=["Without DIL: the first stage is left out, the content encoder starts from ImageNet's weights, and there is no attention."])
 
-# %% ../../nbs/studies/10_tables.ipynb #6b36d4be
+# %% ../../nbs/studies/10_tables.ipynb #341006b4
 _NORMAL, _JOINT = dict(training="normal"), dict(training="proactive")
 _jad = lambda name, **more: row(name, "jad", defence=CS, **{**_JOINT, **more})
 add("jad/table1", "How much of a normal model's search is left under attack?", on_sets("Rank-1 Rank-5 Rank-10 mAP", MARKET),
@@ -937,6 +958,8 @@ add("jad/table1", "How much of a normal model's search is left under attack?", o
     LTA*      | 15.7 26.2 32.1 11.0
     LTA       | 13.3 22.4 28.1 9.6
     """, claims=[("No-attack", "SMA"), ("SMA", "LTA*"), ("LTA*", "LTA"), ("SMA", "LTA")], notes=["Lower is the stronger attack: a claim (A, B) says that more is left under A."])
+
+# %% ../../nbs/studies/10_tables.ipynb #93f799cf
 _pair = lambda a, b: columns(f"{a.title} → {b.title}", "Rank-1 mAP", train=a, test=b)
 add("jad/table2", "Trained on one set, searched in the other, without attack", (*_pair(MARKET, DUKE), *_pair(DUKE, MARKET)),
     [row("Baseline", "jad", **_NORMAL), row("GOAT", "jad", training="GOAT"), _jad("JAD (w/o LHT)", training="proactive without LHT"), _jad("JAD")],
@@ -947,7 +970,7 @@ add("jad/table2", "Trained on one set, searched in the other, without attack", (
     JAD           | 42.5 21.5 | 47.5 19.4
     """, claims=[("JAD (w/o LHT)", "Baseline"), ("JAD", "JAD (w/o LHT)"), ("JAD", "GOAT"), ("JAD", "Baseline")])
 
-# %% ../../nbs/studies/10_tables.ipynb #8f439613
+# %% ../../nbs/studies/10_tables.ipynb #fc9ab536
 _four = lambda test=None, head="": [row(f"{head}Baseline", "jad", test=test, **_NORMAL), row(f"{head}Baseline+RK", "jad", test=test, rerank=True, **_NORMAL),
                                     _jad(f"{head}JAD", test=test), _jad(f"{head}JAD+RK", test=test, rerank=True)]
 add("jad/table3", "What does the defence cost without an attack?", on_sets("Rank-1 mAP", MARKET, DUKE), _four(),
@@ -957,6 +980,8 @@ add("jad/table3", "What does the defence cost without an attack?", on_sets("Rank
     JAD         | 88.7 70.3 | 77.2 57.8
     JAD+RK      | 91.0 85.0 | 82.7 77.0
     """, claims=[("JAD", "Baseline"), ("JAD+RK", "Baseline+RK")])
+
+# %% ../../nbs/studies/10_tables.ipynb #a228bf2d
 _attacks = tuple(c for tool in (M_IFGSM, SMA, LTA) for c in columns(tool.name, "Rank-1 mAP", attack=tool))
 add("jad/table4", "What is left under attack, with and without the defence?", _attacks,
     [r for data in (MARKET, DUKE) for r in _four(data, f"{data.title}: ")],
@@ -972,7 +997,7 @@ add("jad/table4", "What is left under attack, with and without the defence?", _a
     """, claims=[(f"{d.title}: JAD{k}", f"{d.title}: Baseline{k}") for d in (MARKET, DUKE) for k in ("", "+RK")],
     notes=["The attacker of the paper does not know the scaling that undoes part of the noise; ours beside it (adaptive) does."])
 
-# %% ../../nbs/studies/10_tables.ipynb #cce9701c
+# %% ../../nbs/studies/10_tables.ipynb #7e039f78
 _clean = columns("No-attack", "Rank-1 mAP", test=MARKET, rerank=True)
 _white = tuple(replace(c, test=MARKET, rerank=True) for c in _attacks)
 add("jad/table5", "What each part of the defence adds, with re-ranking", (*_clean, *_white),
@@ -983,6 +1008,8 @@ add("jad/table5", "What each part of the defence adds, with re-ranking", (*_clea
     PD       | 91.5/85.6 | 31.7/28.7 | 58.4/57.1 | 25.2/27.6
     JAD      | 91.0/85.0 | 61.3/56.8 | 85.6/80.3 | 66.2/63.9
     """, claims=[("CF", "Baseline"), ("PD", "CF"), ("JAD", "PD"), ("JAD", "Baseline")], notes=["CF is read as the proactive defence without its augmentations."])
+
+# %% ../../nbs/studies/10_tables.ipynb #9f355a13
 _steps = {"P1": (P1,), "P2": (P2,), "P1 P2": (P1, P2), "P1 P2 P1": (P1, P2, P1), "P2 P1 P2": (P2, P1, P2)}
 add("jad/table6", "Circuitous scaling step by step, on the normal model, with re-ranking", (*_clean, *(c for c in _white if c.attack == LTA)),
     [row("Baseline", "jad", **_NORMAL), *(row(label, "jad", defence=scaling(*sizes), **_NORMAL) for label, sizes in _steps.items())],
@@ -993,6 +1020,8 @@ add("jad/table6", "Circuitous scaling step by step, on the normal model, with re
     P1 P2    | 90.1/84.8 | 25.8/27.8
     P1 P2 P1 | 89.8/84.3 | 31.4/33.1
     """, claims=[("P1", "Baseline"), ("P1 P2 P1", "P1")], notes=["P1 scales to 110 x 50, P2 to 220 x 100; the network's 256 x 128 follows."])
+
+# %% ../../nbs/studies/10_tables.ipynb #1578a320
 add("jad/table7", "The defence beside adversarial training, with re-ranking", (*_clean, *_white),
     [row("Baseline", "jad", **_NORMAL), row("AT", "jad", training="AT", adversary=EACH), row("AT +CS", "jad", defence=CS, training="AT", adversary=EACH), _jad("JAD")],
     """
@@ -1002,7 +1031,7 @@ add("jad/table7", "The defence beside adversarial training, with re-ranking", (*
     JAD      | 90.6/84.3 | 66.9/62.1 | 86.5/80.7 | 73.5/69.5
     """, claims=[("AT", "Baseline"), ("AT +CS", "AT"), ("JAD", "AT"), ("JAD", "AT +CS")], notes=["AT has one model for each attack; its clean figures are the mean of the three."])
 
-# %% ../../nbs/studies/10_tables.ipynb #159dc980
+# %% ../../nbs/studies/10_tables.ipynb #737eedea
 _dense, _strong, _fast = dict(backbone="densenet121"), dict(backbone="resnet50", neck="bnneck"), dict(backbone="resnet101_ibn_a", neck="bnneck")
 add("jad/table8", "A black-box attack, on three kinds of models",
     (*columns("No-attack", "Rank-1 mAP", test=MARKET), *columns("DMR", "Rank-1 mAP", test=MARKET, attack=DMR)),
@@ -1021,18 +1050,20 @@ add("jad/table8", "A black-box attack, on three kinds of models",
     """, claims=[("w/o RK: JAD", "w/o RK: Baseline"), ("w/o RK: JAD", "w/o RK: GOAT"), ("with RK: SB+JAD", "with RK: SB"), ("with RK: FR+JAD", "with RK: FR")],
     notes=["Black box: no gradient passes through the scaling, so there is no adaptive column here.", "SB is the strong baseline of Luo et al., FR FastReID with an IBN-ResNet-101: here our strong baseline on that backbone."])
 
-# %% ../../nbs/studies/10_tables.ipynb #07c05bfa
+# %% ../../nbs/studies/10_tables.ipynb #5449cfc6
 RATIOS, SCALES = (0.05, 0.10, 0.15, 0.20), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _alone = {"grey": "grey", "CF": "channel_fusion", "augmentation": "augment", "LHT": "local_homogeneous"}
 add("jad/figure4", "How much of each part, and how strong a scaling?", (*columns("No-attack", "Rank-1 mAP", test=MARKET), *columns("LTA", "Rank-1 mAP", test=MARKET, attack=LTA)),
     [*(row(f"(a) {label} {r:.0%}", "jad", training="normal", epochs=20, **{word: r}) for label, word in _alone.items() for r in RATIOS),
      *(row(f"(b) scaling {s:g}", "jad", defence=scaling((round(128 * s), round(64 * s))), **_NORMAL) for s in SCALES)],
     blank=_CURVE, notes=["Drawn as curves: the paper prints no number, and the text names neither attack nor model nor ratios (but the range of 5 % to 15 % as best, and about 0.8): all ours."])
+
+# %% ../../nbs/studies/10_tables.ipynb #2f5db669
 add("jad/figure5", "Training curves without and with local homogeneous transformation", columns("Market1501", "loss", test=MARKET, unit="curve"),
     [row("(a) without LHT", "jad", training="proactive without LHT"), row("(b) with LHT", "jad", **_JOINT)],
     blank=_CURVE, notes=["Drawn as curves: the paper prints no number. A record keeps the curve of each training; the set is our reading (Market1501)."])
 
-# %% ../../nbs/studies/10_tables.ipynb #75e7775b
+# %% ../../nbs/studies/10_tables.ipynb #c4a8fb1f
 def tables():
     "Names of all tables with their titles."
     return {name: t.title for name, t in TABLES.items()}
