@@ -50,11 +50,18 @@ def write_whole(
             f.write(content.encode() if isinstance(content, str) else content)
             f.flush()
             os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 # %% ../../nbs/core/30_record.ipynb #710581a5
 PACKAGES = ("reidbench", "torch", "torchvision", "numpy", "pillow", "accelerate")
@@ -124,7 +131,7 @@ class Record:
     created: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def save(self, path):
-        return write_whole(path, json.dumps(plain(self), indent=1, sort_keys=True) + "\n")
+        return write_whole(path, json.dumps(plain(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path):

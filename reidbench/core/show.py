@@ -151,7 +151,7 @@ def rank_strip(
         x = pad + i * (cell + gap) + (12 if i else 0)
         card.paste(p, (x + (cell - p.width) // 2, pad))
         _frame(draw, (x, pad, x + cell - 1, pad + height - 1), correct[i - 1] if i else None)
-        below = ([query_title] if i == 0 else [f"{distances[i - 1]:.3f}"] * (distances is not None) + ([titles[i - 1]] if titles is not None else []))
+        below = [query_title] if i == 0 else [v for v in (distances and f"{distances[i - 1]:.3f}", titles and titles[i - 1]) if v]
         for k, text in enumerate(below):
             _write(draw, x + cell / 2, pad + height + 3 + k * line, text, 11, "#555", cell + gap - 1)
     right = sum(bool(c) for c in correct)

@@ -7,7 +7,6 @@ __all__ = ['BaselineSettings', 'identification', 'small', 'Run', 'Trainer', 'mea
 
 # %% ../../nbs/methods/10_baseline.ipynb #9bedc9d2
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -168,7 +167,7 @@ def _freeze_statistics(net):
 
 # %% ../../nbs/methods/10_baseline.ipynb #0fabd6a5
 def _fit(trainer):
-    s, start = trainer.settings, time.time()
+    s = trainer.settings
     accelerator = processes(s.device, s.processes)
     _same_training(trainer)
     pixels = Pixels(trainer.people, s.size)
@@ -180,7 +179,7 @@ def _fit(trainer):
     set_seed(s.seed + 1000 * accelerator.process_index)  # each process throws its own dice (dropout)
     loop = Loop({"model": net}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator)
     curves = loop.run(batches)
-    seconds, net = time.time() - start, net.eval()
+    seconds, net = loop.seconds(), net.eval()
     record = Record(trainer.name, asdict(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,
                     seconds=seconds, memory=peak_memory(loop.device), surroundings=surroundings(loop.device))
     if loop.rank == 0:

@@ -179,6 +179,11 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda")
         self.epoch = self.at = 0
         self.curves, self.batch, self._sums = {}, None, {}
+        self.spent, self._since = 0.0, time.time()  # seconds of former runs that this one goes on from
+
+    def seconds(self):
+        "Wall-clock seconds of this training, those before a resume included."
+        return self.spent + time.time() - self._since
 
     def _prepare(self, net):
         net.to(self.device)
@@ -281,7 +286,7 @@ class Loop:
         dice = gather_object([random_state()]) if self.world > 1 else [random_state()]
         if self.rank == 0:
             state = {"optimizers": {k: o.state_dict() for k, o in self.optimizers.items()}, "scaler": self.scaler.state_dict(), "dice": dice}
-            about = {"epoch": self.epoch, "step": self.at, "curves": self.curves, "sums": self._sums, "title": self.title}
+            about = {"epoch": self.epoch, "step": self.at, "curves": self.curves, "sums": self._sums, "title": self.title, "seconds": self.seconds()}
             save_checkpoint(self.folder, {k: n.state_dict() for k, n in self.plain.items()}, state, about)
         self.accelerator.wait_for_everyone()
 
@@ -297,4 +302,4 @@ class Loop:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["dice"][self.rank % len(state["dice"])])
-        self.epoch, self.at, self.curves, self._sums = about["epoch"], about["step"], about["curves"], about["sums"]
+        self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]
