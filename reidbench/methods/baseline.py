@@ -94,8 +94,32 @@ class Run(NamedTuple):
     model: nn.Module
     record: Record
 
+# %% ../../nbs/methods/10_baseline.ipynb #7937bd9b
+class _Plan:
+    "What follows from the settings alone: transforms, optimiser, schedule."
 
-class Trainer:
+    def transforms(self):
+        s = self.settings
+        steps = [(s.flip, Flip(s.flip)), (s.pad, PadCrop(s.pad)), (s.resize_crop > 1, ResizeCrop(max(s.resize_crop, 1.0))), (s.erase, Erase(s.erase))]
+        return [t for on, t in steps if on]
+
+    def optimizer(self, net):
+        s = self.settings
+        trunk = {id(p) for p in net.backbone.parameters()}
+        groups = [{"params": [p for p in net.parameters() if p.requires_grad and (id(p) in trunk) == inside], "lr": s.lr * factor}
+                  for inside, factor in ((True, 1.0), (False, s.head_lr))]
+        if s.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=s.decay)
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer](groups, weight_decay=s.decay)
+
+    def schedule(self):
+        s = self.settings
+        if s.schedule == "cosine":
+            return Cosine(s.epochs, warmup=s.warmup, start=s.warmup_start)
+        return Steps(s.milestones, warmup=s.warmup, start=s.warmup_start)
+
+# %% ../../nbs/methods/10_baseline.ipynb #011d99bd
+class Trainer(_Plan):
     "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `losses`, `optimizer`."
 
     name = "baseline"
@@ -119,11 +143,6 @@ class Trainer:
         s = self.settings
         return IdentityNet(s.backbone, self.classes, s.neck, s.last_stride, s.pool, s.dropout, s.weights)
 
-    def transforms(self):
-        s = self.settings
-        steps = [(s.flip, Flip(s.flip)), (s.pad, PadCrop(s.pad)), (s.resize_crop > 1, ResizeCrop(max(s.resize_crop, 1.0))), (s.erase, Erase(s.erase))]
-        return [t for on, t in steps if on]
-
     def losses(self, loop, batch):
         "Named losses of one batch, weighted; their sum is descended."
         logits, features = loop.nets["model"](batch.images)
@@ -131,21 +150,6 @@ class Trainer:
         if self.settings.triplet:
             found["triplet"] = self.settings.triplet * self.triplet_loss(gathered(features), gathered(batch.labels))
         return found
-
-    def optimizer(self, net):
-        s = self.settings
-        trunk = {id(p) for p in net.backbone.parameters()}
-        groups = [{"params": [p for p in net.parameters() if p.requires_grad and (id(p) in trunk) == inside], "lr": s.lr * factor}
-                  for inside, factor in ((True, 1.0), (False, s.head_lr))]
-        if s.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=s.decay)
-        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer](groups, weight_decay=s.decay)
-
-    def schedule(self):
-        s = self.settings
-        if s.schedule == "cosine":
-            return Cosine(s.epochs, warmup=s.warmup, start=s.warmup_start)
-        return Steps(s.milestones, warmup=s.warmup, start=s.warmup_start)
 
     def step(self, loop, batch):
         if self.settings.frozen_statistics:

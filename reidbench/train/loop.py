@@ -150,40 +150,8 @@ class LoopSettings:
             raise ValueError(f"clip must be above 0 (None: no clipping), got {self.clip}")
 
 # %% ../../nbs/train/30_loop.ipynb #9a51c8b8
-class Loop:
-    "Runs `step(loop, batch)` over epochs. `nets` and `optimizers` are dicts; `update(name, loss)` is what a step calls."
-
-    def __init__(
-        self,
-        nets,            # dict: name -> module
-        optimizers,      # dict: name -> optimizer; `update(name, ...)` steps it and clips the gradients of its parameters
-        step,            # function (loop, batch) -> dict of scalars to show and record
-        settings,        # LoopSettings
-        schedules=None,  # dict: optimizer's name -> function of the epoch (a float) to a factor of its learning rates
-        folder=None,     # where checkpoints go; None: none are written
-        title="training",
-        quiet=False,
-        accelerator=None,  # what `processes` returned, if it was called before
-    ):
-        self.settings, self.step, self.schedules, self.title = settings, step, schedules or {}, title
-        self.accelerator = accelerator or processes(settings.device, settings.processes)
-        self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
-        self.folder = Path(folder) / "checkpoint" if folder is not None else None
-        self.quiet = quiet or self.rank != 0
-        self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
-        self.nets = {name: self._prepare(net) for name, net in nets.items()}
-        self.optimizers = optimizers
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda")
-        self.epoch = self.at = 0
-        self.curves, self.batch, self._sums = {}, None, {}
-        self.spent, self._since = 0.0, time.time()  # seconds of former runs that this one goes on from
-
-    def seconds(self):
-        "Wall-clock seconds of this training, those before a resume included."
-        return self.spent + time.time() - self._since
+class _Updating:
+    "The part of the loop that a step calls: precision, and one optimiser's update."
 
     def _prepare(self, net):
         net.to(self.device)
@@ -222,29 +190,9 @@ class Loop:
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def run(
-        self,
-        batches,  # has steps(epoch) and epoch(number, start) -> batches
-        resume=True,  # go on from the folder's checkpoint, if there is one
-    ):
-        "Train to the end; returns the curves (name -> mean of each epoch)."
-        if resume and self.folder is not None and find_checkpoint(self.folder):
-            self.load()
-        start = self.epoch * batches.steps() + self.at
-        progress = Progress(self.settings.epochs * batches.steps() - start, self.title, self.quiet)
-        text = ""
-        with ctrl_c() as pressed:
-            while self.epoch < self.settings.epochs:
-                steps = batches.steps(self.epoch)
-                for self.batch in batches.epoch(self.epoch, self.at):
-                    text, stop = self._one(steps, pressed())
-                    progress.add(len(self.batch) * self.world, text)
-                    if stop:
-                        progress.close(text)
-                        self._stop()
-                self._end_of_epoch()
-        progress.close(text)
-        return self.curves
+# %% ../../nbs/train/30_loop.ipynb #71261c1c
+class _Counting:
+    "The part that runs one step and keeps the numbers of an epoch."
 
     def _one(self, steps, stop):
         "One step: learning rates, the method's step, sums for the curves. (Words to show, whether to stop)."
@@ -258,6 +206,10 @@ class Loop:
             self._sums.setdefault(key, []).append(value)
         self.at += 1
         return f"epoch {self.epoch + 1}/{self.settings.epochs}, " + ", ".join(f"{k} {v[-1]:.3f}" for k, v in self._sums.items()), stop > 0
+
+    def seconds(self):
+        "Wall-clock seconds of this training, those before a resume included."
+        return self.spent + time.time() - self._since
 
     def _end_of_epoch(self):
         for key, values in self._sums.items():
@@ -273,6 +225,10 @@ class Loop:
         both = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(both)
         return (both / self.world).tolist()
+
+# %% ../../nbs/train/30_loop.ipynb #c59afc8a
+class _Saving:
+    "The part that stops, writes and reads checkpoints."
 
     def _stop(self):
         where = f"epoch {self.epoch}, step {self.at}"
@@ -303,3 +259,59 @@ class Loop:
             self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["dice"][self.rank % len(state["dice"])])
         self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]
+
+# %% ../../nbs/train/30_loop.ipynb #2bc50528
+class Loop(_Updating, _Counting, _Saving):
+    "Runs `step(loop, batch)` over epochs. `nets` and `optimizers` are dicts; `update(name, loss)` is what a step calls."
+
+    def __init__(
+        self,
+        nets,            # dict: name -> module
+        optimizers,      # dict: name -> optimizer; `update(name, ...)` steps it and clips the gradients of its parameters
+        step,            # function (loop, batch) -> dict of scalars to show and record
+        settings,        # LoopSettings
+        schedules=None,  # dict: optimizer's name -> function of the epoch (a float) to a factor of its learning rates
+        folder=None,     # where checkpoints go; None: none are written
+        title="training",
+        quiet=False,
+        accelerator=None,  # what `processes` returned, if it was called before
+    ):
+        self.settings, self.step, self.schedules, self.title = settings, step, schedules or {}, title
+        self.accelerator = accelerator or processes(settings.device, settings.processes)
+        self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
+        self.folder = Path(folder) / "checkpoint" if folder is not None else None
+        self.quiet = quiet or self.rank != 0
+        self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
+        self.nets = {name: self._prepare(net) for name, net in nets.items()}
+        self.optimizers = optimizers
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16" and self.device.type == "cuda")
+        self.epoch = self.at = 0
+        self.curves, self.batch, self._sums = {}, None, {}
+        self.spent, self._since = 0.0, time.time()  # seconds of former runs that this one goes on from
+
+    def run(
+        self,
+        batches,  # has steps(epoch) and epoch(number, start) -> batches
+        resume=True,  # go on from the folder's checkpoint, if there is one
+    ):
+        "Train to the end; returns the curves (name -> mean of each epoch)."
+        if resume and self.folder is not None and find_checkpoint(self.folder):
+            self.load()
+        start = self.epoch * batches.steps() + self.at
+        progress = Progress(self.settings.epochs * batches.steps() - start, self.title, self.quiet)
+        text = ""
+        with ctrl_c() as pressed:
+            while self.epoch < self.settings.epochs:
+                steps = batches.steps(self.epoch)
+                for self.batch in batches.epoch(self.epoch, self.at):
+                    text, stop = self._one(steps, pressed())
+                    progress.add(len(self.batch) * self.world, text)
+                    if stop:
+                        progress.close(text)
+                        self._stop()
+                self._end_of_epoch()
+        progress.close(text)
+        return self.curves
