@@ -31,7 +31,7 @@ def _output(output):
     import html
 
     if output.output_type == "stream":
-        return f"<pre>{html.escape(re.sub(chr(27) + r'[[][0-9;]*[A-Za-z]', '', output.text))}</pre>"
+        return f"<pre>{html.escape(re.sub(chr(27) + r'\[[0-9;]*[A-Za-z]', '', output.text))}</pre>"
     if output.output_type == "error":
         return f"<pre>{html.escape(output.ename)}: {html.escape(output.evalue)}</pre>"
     data = output.get("data", {})
