@@ -6,6 +6,7 @@
 __all__ = ['STRATEGIES', 'chances', 'running', 'place_of', 'choose', 'box_blur', 'Mined', 'mine']
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #01d481d1
+import copy
 import hashlib
 import json
 import time
@@ -136,7 +137,7 @@ def _key(model, people, size, side, stride, fill):
     "What the maps of a folder belong to."
     state = [part for name, value in model.state_dict().items() for part in (name, value) if part is name or value.numel()]
     pictures = [f"{Path(path).name}\t{pid}\n" for path, pid in zip(people["path"], people["pid"])]
-    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": [round(v, 6) for v in fill]}
+    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": list(fill)}
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #f11ba2f6
 class _Store:
@@ -234,7 +235,7 @@ def mine(
 ):
     "Maps of all training pictures and their mirror images: -> Mined."
     side, (rank, world) = mask_side(*size, area), _world()
-    fill, rows_cols = mask_fill(fill, model), mask_corners(*size, side, stride).shape[:2]
+    fill, rows_cols = tuple(round(v, 6) for v in mask_fill(fill, model)), mask_corners(*size, side, stride).shape[:2]
     classes = {pid: k for k, pid in enumerate(sorted(set(people["pid"])))}
     if len(classes) < 2 or min(classes) < 0:
         raise ValueError(f"mining needs people to tell apart: the table has {len(classes)} identities" + (", junk (-1) among them: leave it out" if min(classes, default=0) < 0 else ""))
@@ -245,6 +246,7 @@ def mine(
     file = None if folder is None else Path(folder) / "maps.safetensors"
     store = _Store(file, _key(model, people, size, side, stride, fill), (2, len(people), *rows_cols), len(pieces))
     if not store.done.all():
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # a model and its file, which lie differently in memory, shall round alike
         if world > 1 and file is not None:
             store.go_on_in(file.with_name(f"maps-{rank}-of-{world}.safetensors"))
         pixels = pixels if pixels is not None else Pixels(people, size)
