@@ -720,7 +720,7 @@ def draw_map(
 
 def _framed(picture, corner, side, scale=4):
     "A picture drawn larger, the mask's outline on it."
-    image = Image.fromarray(picture)
+    image = to_image(picture)
     image = image.resize((image.width * scale, image.height * scale), Image.BICUBIC)
     if corner is not None:
         y, x = (int(v) * scale for v in corner)
@@ -811,5 +811,5 @@ def draw_hardest(
     with measuring(call, images) as device:
         vectors = _outputs(call(pair.to(device)), 2, "embeddings [N, D]")
     ranking = evaluate(Embeddings(vectors, pid[[which] * 2], None if camid is None else camid[[which] * 2]), gallery, **options)
-    shown = [pair[0], _framed(to_image(pair[1]), found.corners[tuple(found.hardest[which])], found.side)]
+    shown = [pair[0], _framed(pair[1], found.corners[tuple(found.hardest[which])], found.side)]
     return stack([draw_query(ranking, i, shown, gallery_images, top, query_title=f"AP {ranking.ap[i]:.2f}", height=112) for i in range(2)], "a query's list, plain and covered")
