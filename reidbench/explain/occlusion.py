@@ -74,7 +74,7 @@ def mask_fill(
         module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
         found = [m for m in module.modules() if isinstance(m, Normalize)] if isinstance(module, nn.Module) else []
         return found[0].mean if found else (0.0, 0.0, 0.0)
-    colour = tuple(float(v) for v in torch.as_tensor(fill).flatten())
+    colour = tuple(float(v) for v in torch.as_tensor(fill, dtype=torch.float64).flatten())
     colour = colour * 3 if len(colour) == 1 else colour
     if len(colour) != 3 or not all(0 <= v <= 1 for v in colour):
         raise ValueError(f"fill is one number or three in [0, 1], or None for the model's mean colour; got {fill}")
@@ -344,15 +344,16 @@ def patch_rows(
     which,         # int [n]: which plain image
     count,         # plain images in the table
     shared=False,  # one row serves as all windows: the mask itself
+    device="cpu",  # where the answer lies
 ):
     "Rows of the table [count x H x W plain, zeros, windows], int32 [n x h x w], and the shape (n, h, w)."
-    zeros = count * y.length * x.length
+    zeros, own = count * y.length * x.length, torch.arange(len(rows))[:, None] * y.size
     r, c = rows - y.start[:, None], cols - x.start[:, None]
-    new = ((r >= 0) & (r < y.size))[:, :, None] & ((c >= 0) & (c < x.size))[:, None]
-    within = ((rows >= 0) & (rows < y.length))[:, :, None] & ((cols >= 0) & (cols < x.length))[:, None]
-    plain = (which[:, None] * y.length + rows)[:, :, None] * x.length + cols[:, None]
-    own = 0 if shared else (torch.arange(len(rows))[:, None] * y.size + r)[:, :, None] * x.size + c[:, None]
-    return torch.where(new, zeros + 1 + own, torch.where(within, plain, zeros)).int().flatten(), (len(rows), rows.shape[1], cols.shape[1])
+    parts = ((r >= 0) & (r < y.size), (c >= 0) & (c < x.size), (rows >= 0) & (rows < y.length), (cols >= 0) & (cols < x.length),
+             ((which[:, None] * y.length + rows) * x.length).int(), cols.int(), (zeros + 1 + (own + r) * x.size * (not shared)).int(), (c * (not shared)).int())
+    new_y, new_x, in_y, in_x, plain_y, plain_x, own_y, own_x = (v.to(device)[:, :, None] if k % 2 == 0 else v.to(device)[:, None] for k, v in enumerate(parts))
+    at = torch.where(new_y & new_x, own_y + own_x, torch.where(in_y & in_x, plain_y + plain_x, zeros))
+    return at.flatten(), (len(rows), rows.shape[1], cols.shape[1])
 
 # %% ../../nbs/explain/10_occlusion.ipynb #3b677ee8
 class Unfit(Exception):
@@ -500,14 +501,13 @@ class Plan:
 
     def rows(self, name):
         "The rows that make the patches of one step, and their shape (n, h, w)."
-        rows, shape = self._rows[name]()  # made when they are used: those of a whole scan would be many
-        return rows.to(self.device), shape
+        return self._rows[name]()  # made when they are used: those of a whole scan would be many
 
     def _note(self, tap, at):
         self.windows[tap] = at[0].size, at[1].size
 
     def _plan(self, name, coordinates, at, shared=False):
-        self._rows[name] = lambda: patch_rows(*coordinates(), *at, self.which, self.count, shared)
+        self._rows[name] = lambda: patch_rows(*coordinates(), *at, self.which, self.count, shared, self.device)
 
     def _step(self, tap, at, shape, shared=False):
         "Through one convolution or pooling that looks beyond its pixel."
@@ -684,14 +684,14 @@ def heat(
     return np.stack([np.interp(values, places, channel) for channel in _VIRIDIS.T], -1)
 
 
-def _scale(width, low, high, text):
+def _scale(width, high, text):
     "The colours' meaning as a strip."
-    card = Image.new("RGB", (width, 34), "white")
-    draw, font, bar = ImageDraw.Draw(card), ImageFont.load_default(11), min(140, width - 12)
-    card.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, bar)), (9, 1, 1)).astype(np.uint8)), (6, 4))
-    draw.text((6, 16), f"{low:.2g}", fill="#555", font=font)
-    draw.text((6 + bar - draw.textlength(f"{high:.2g}", font), 16), f"{high:.2g}", fill="#555", font=font)
-    draw.text((bar + 14, 1) if width > bar + 150 else (6 + bar / 4, 16), text, fill="#555", font=font)
+    card, font, bar = Image.new("RGB", (width, 34), "white"), ImageFont.load_default(11), min(110, width - 60)
+    draw = ImageDraw.Draw(card)
+    draw.text((6, 0), text, fill="#555", font=font)
+    draw.text((6, 16), "0", fill="#555", font=font)
+    card.paste(Image.fromarray(np.tile(heat(np.linspace(0, 1, bar)), (9, 1, 1)).astype(np.uint8)), (18, 20))
+    draw.text((24 + bar, 16), f"{high:.2g}", fill="#555", font=font)
     return Picture(card, text)
 
 
@@ -700,7 +700,7 @@ def draw_map(
     images,          # [N, 3, H, W] in [0, 1], those of the map
     score=False,     # draw the score itself in place of what is lost
     mark=True,       # frame the position that hurts most
-    strength=0.6,    # of the colours over the grey picture, 0 to 1
+    strength=0.75,   # of the brightest colour over the grey picture, 0 to 1
     top=None,        # value of the brightest colour; None: the largest there is
     **options,       # of image_grid: titles, columns, height ...
 ):
@@ -710,12 +710,13 @@ def draw_map(
         raise ValueError(f"{len(images)} images for {len(found)} maps: give those that the maps were made of")
     values = found.p_occluded if score else found.influence
     top = float(top or values.max().clamp_min(1e-6))
-    colours = heat((spread(values, found.centres, images.shape[2:]) / top).clip(0, 1))
-    grey = 255 * images.detach().float().cpu().mean(1).numpy()[..., None].clip(0, 1)
-    drawn = [_framed(((1 - strength) * g + strength * c).astype(np.uint8), found.corners[tuple(at)] if mark else None, found.side) for g, c, at in zip(grey, colours, found.hardest)]
+    level = (spread(values, found.centres, images.shape[2:]) / top).clip(0, 1)
+    grey, cover = 255 * images.detach().float().cpu().mean(1).numpy()[..., None].clip(0, 1), strength * (0.4 + 0.6 * level[..., None])
+    laid = ((1 - cover) * grey + cover * heat(level)).astype(np.uint8)
+    drawn = [_framed(picture, found.corners[tuple(at)] if mark else None, found.side) for picture, at in zip(laid, found.hardest)]
     titles = [f"{p:.2f}, at worst {q.min():.2f}" for p, q in zip(found.p, found.p_occluded)]
     grid = image_grid(drawn, **{"titles": titles, "height": 176, **options})
-    return stack([grid, _scale(grid.image.width, 0, top, f"{found.score}{'' if score else ' lost'}{', frame: lowest' if mark else ''}")], "where the model looks")
+    return stack([grid, _scale(grid.image.width, top, f"{found.score}{'' if score else ' lost'}{'; frame: lowest' if mark else ''}")], "where the model looks")
 
 
 def _framed(picture, corner, side, scale=4):
