@@ -142,6 +142,12 @@ def test_maps_are_the_sensitivity_of_pictures_and_their_mirror_images(four, net,
     assert (mined.drop[0] - mined.drop[1].flip(-1)).abs().max() > 1e-3  # a mirror image's map is not the mirrored map
 
 
+def test_bf16_maps_are_nearly_the_same(four, net, mined):
+    fast = mine(net, four.train, TINY.size, stride=18, quiet=True, precision="bf16")
+    both = torch.stack([m.maps().clamp_min(0).flatten() for m in (mined, fast)])
+    assert both[0].max() > 0.05 and torch.corrcoef(both)[0, 1] > 0.98 and fast.digest() != mined.digest()
+
+
 def test_blurred_maps(mined):
     for measured in (True, False):
         plain, blurred = mined.maps(measured), mined.maps(measured, blurred=True)
@@ -428,7 +434,7 @@ def test_two_processes_share_the_mining(four, tmp_path, python):
     found = python(tmp_path / "pair.py", tmp_path, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), env={"OMP_NUM_THREADS": "1"})
     assert found.returncode == 0, found.stderr[-3000:]
     maps = {(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)}
-    alone = mine(load_identity(tmp_path / "run" / "baseline" / "model.safetensors"), four.train, TINY.size, stride=18, quiet=True)
+    alone = mine(load_identity(tmp_path / "run" / "baseline" / "model.safetensors"), four.train, TINY.size, stride=18, quiet=True, precision="fp32")
     assert maps == {alone.digest()} and [p.name for p in (tmp_path / "run" / "mining").iterdir()] == ["maps.safetensors"]
     assert json.loads((tmp_path / "run" / "training.json").read_text())["maps"] == alone.digest()
 

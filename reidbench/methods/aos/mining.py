@@ -133,11 +133,11 @@ def _digest(*parts):
     return sha.hexdigest()[:16]
 
 
-def _key(model, people, size, side, stride, fill):
+def _key(model, people, size, side, stride, fill, precision):
     "What the maps of a folder belong to."
     state = [part for name, value in model.state_dict().items() for part in (name, value) if part is name or value.numel()]
     pictures = [f"{Path(path).name}\t{pid}\n" for path, pid in zip(people["path"], people["pid"])]
-    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": list(fill)}
+    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": list(fill), "precision": precision}
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #f11ba2f6
 class _Store:
@@ -244,7 +244,7 @@ def mine(
         raise ValueError(f"the model knows {model.config['num_classes']} people, the table has {len(classes)}: mine with a model trained on these very people")
     pieces = [(mirrored, slice(a, min(a + batch, len(people)))) for mirrored in (0, 1) for a in range(0, len(people), batch)]
     file = None if folder is None else Path(folder) / "maps.safetensors"
-    store = _Store(file, _key(model, people, size, side, stride, fill), (2, len(people), *rows_cols), len(pieces))
+    store = _Store(file, _key(model, people, size, side, stride, fill, precision), (2, len(people), *rows_cols), len(pieces))
     if not store.done.all():
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # a model and its file, which lie differently in memory, shall round alike
         if world > 1 and file is not None:

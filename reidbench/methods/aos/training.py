@@ -199,7 +199,8 @@ def train(
     trainer.first = accelerator.process_index == 0
     if s.strategy != "random":
         model = _begin(trainer, start, accelerator.device)
-        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, trainer.folder and trainer.folder / "mining", quiet)
+        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, trainer.folder and trainer.folder / "mining", quiet,
+                            precision="bf16" if s.precision == "bf16" else "fp32")
     return finished(trainer, accelerator.device) or trainer.fit()
 
 # %% ../../../nbs/methods/aos/30_training.ipynb #174c470a
