@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from reidbench.data.batches import Pixels
-from reidbench.explain.activation import activation_map, before_after, coloured, find_layer, grad_cam, laid_over, mean_map, overlay
+from reidbench.explain.activation import activation_map, before_after, find_layer, grad_cam, laid_over, mean_map, overlay
 from reidbench.nets.backbones import build, frozen
 from reidbench.nets.blocks import Normalize
 from reidbench.nets.identity import IdentityNet
@@ -133,12 +133,12 @@ def test_nothing_there_is_no_division_by_zero(images):
 
 
 def test_colours_span_the_scale_and_pictures_stay_inside(images):
-    ends = coloured(torch.tensor([[[0.0, 1.0]]]))[0, :, 0]
-    assert (ends[:, 0] * 255).round().tolist() == [68, 1, 84] and (ends[:, 1] * 255).round().tolist() == [253, 231, 37]
+    ends = laid_over(torch.zeros(2, 3, 2, 2), torch.tensor([0.0, 1.0]).view(2, 1, 1), strength=1.0)[:, :, 0, 0] * 255
+    assert (ends[0] / 0.4).round().tolist() == [68, 1, 84] and ends[1].round().tolist() == [253, 231, 37]  # viridis
     over = laid_over(images, torch.rand(3, 4, 2))
     assert over.shape == images.shape and 0 <= over.min() and over.max() <= 1
-    gone = laid_over(images, torch.rand(3, 4, 2), opacity=0.0)
-    assert torch.allclose(gone[:, 0], gone[:, 1])  # what is left is the grey picture
+    gone = laid_over(images, torch.rand(3, 4, 2), strength=0.0)
+    torch.testing.assert_close(gone, images.mean(1, keepdim=True).expand(-1, 3, -1, -1))  # what is left is the grey picture
 
 
 def test_pictures_are_drawn(net, images):

@@ -148,6 +148,13 @@ def test_bf16_maps_are_nearly_the_same(four, net, mined):
     assert both[0].max() > 0.05 and torch.corrcoef(both)[0, 1] > 0.98 and fast.digest() != mined.digest()
 
 
+def test_maps_can_be_drawn(mined):
+    for k in (0, 1):
+        found = mined.of([3, 1], k)
+        torch.testing.assert_close(found.influence, mined.maps()[k, [3, 1]].clamp_min(0), rtol=1e-4, atol=1e-6)
+        assert torch.equal(found.corners, mined.corners()) and found.fill == mined.fill
+
+
 def test_blurred_maps(mined):
     for measured in (True, False):
         plain, blurred = mined.maps(measured), mined.maps(measured, blurred=True)
@@ -400,6 +407,13 @@ def test_start_of_other_people_is_refused(four, whole, tmp_path):
 def test_settings_reach_the_training(four, whole, change):
     other = train(four, replace(TINY, **change), quiet=True, start=whole[0] / "baseline")
     assert not same(weights(other), weights(whole[1])) and np.isfinite(other.record.curves["loss"]).all()
+
+
+def test_strategies_share_maps(four, whole, monkeypatch):
+    folder, run = whole
+    monkeypatch.setattr(mining, "sensitivity", lambda *a, **k: pytest.fail("mined again"))
+    other = train(four, replace(TINY, strategy="hard-1"), quiet=True, start=folder / "baseline", maps=folder / "mining")
+    assert other.record.surroundings["mining"]["maps"] == run.record.surroundings["mining"]["maps"]
 
 
 def test_one_identity_is_refused(four):

@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from ...core.record import write_whole
 from ...data.batches import Pixels
-from ...explain.occlusion import mask_corners, mask_fill, mask_side, occlude, sensitivity
+from ...explain.occlusion import SensitivityMap, mask_corners, mask_fill, mask_side, occlude, sensitivity
 from ...nets.identity import evaluating
 from ...train.loop import Interrupted, Progress, ctrl_c
 
@@ -115,6 +115,15 @@ class Mined:
         "p - p_i as `chances` takes it, float32 [2, N, rows, cols]."
         found = self.drop.float() if measured else self.drop.float() + (1 - self.p)[..., None, None]
         return box_blur(found.flatten(0, 1)).view_as(found) if blurred else found
+
+    def of(
+        self,
+        rows,        # numbers of the pictures
+        mirrored=0,  # 1: of their mirror images
+    ):
+        "These pictures' maps as a SensitivityMap, to draw them."
+        p, drop, centres = self.p[mirrored, rows], self.drop[mirrored, rows].float(), self.corners() + (self.side - 1) / 2
+        return SensitivityMap(p, p[:, None, None] - drop, self.side, self.stride, centres, self.fill)
 
     def corners(self):
         "Top and left pixel of each place, int64 [rows, cols, 2]."

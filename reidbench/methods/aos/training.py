@@ -192,6 +192,7 @@ def train(
     folder=None,    # where everything goes; what is begun there is gone on with
     quiet=False,
     start=None,     # a trained identification model (its folder, its file, its Run, the module): the first phase is not run
+    maps=None,      # folder of the maps, if strategies share them; None: `mining` in the folder
 ):
     "Train with adversarially occluded samples; returns Run(model, record)."
     trainer = Retraining(benchmark, settings, folder, quiet)
@@ -199,7 +200,7 @@ def train(
     trainer.first = accelerator.process_index == 0
     if s.strategy != "random":
         model = _begin(trainer, start, accelerator.device)
-        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, trainer.folder and trainer.folder / "mining", quiet,
+        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, maps or (trainer.folder and trainer.folder / "mining"), quiet,
                             precision="bf16" if s.precision == "bf16" else "fp32")
     return finished(trainer, accelerator.device) or trainer.fit()
 
