@@ -59,7 +59,7 @@ class _Kept:
     @property
     def map(self):
         if len(self.found) != 1:
-            raise ValueError(f"layer {self.name!r} ran {len(self.found)} times for one batch: take a layer that runs once")
+            raise ValueError(f"layer {self.name!r} ran {len(self.found)} times for one batch: take one that runs exactly once")
         return self.found[0]
 
 # %% ../../nbs/explain/20_activation.ipynb #570dde27
