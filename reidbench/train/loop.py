@@ -272,10 +272,10 @@ class _Tracking:
     "The part that sends curves to TensorBoard and its like."
 
     def _open_trackers(self):
-        wanted, known = self.settings.trackers, get_available_trackers()
+        wanted, known = self.settings.trackers, [str(t) for t in get_available_trackers()]
         missing = [t for t in wanted if t not in known]
         if missing:
-            raise ValueError(f"tracker {missing[0]!r} is not installed (or not known): pip install it, or choose from {', '.join(map(str, known)) or 'none that is here'}")
+            raise ValueError(f"tracker {missing[0]!r} is not installed (or not known): pip install it, or choose from {', '.join(known) or 'none that is here'}")
         if wanted and self.folder is None:
             raise ValueError(f"trackers {', '.join(wanted)} need a place: give the training a folder")
         if wanted and self.rank == 0:
