@@ -2,6 +2,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -130,3 +131,77 @@ def test_nan_embeddings_are_an_error(colours):
 def test_narrow_bfloat16_maps_are_refused():
     with pytest.raises(ValueError, match="one pixel wide"):
         frozen(build("resnet18", last_stride=2), dtype=torch.bfloat16)(torch.rand(2, 3, 64, 32))
+
+
+def _mean_colour(images):
+    return torch.cat([images[..., :16, :].mean((2, 3)), images[..., 16:, :].mean((2, 3))], 1)
+
+
+def _asked(benchmark, **options):
+    "The pooled queries that `retrieve` searches with, caught on their way."
+    from reidbench.nets import identity
+
+    caught, rank = [], identity.evaluate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "evaluate", lambda query, gallery, **o: caught.append((query, gallery)) or rank(query, gallery, **o))
+        ranking = identity.retrieve(_mean_colour, benchmark, (32, 16), queries="multi", **options)
+    return caught[0], ranking
+
+
+def _split(colours, **more):
+    "One query a person and camera; the second picture of each lies in the gallery."
+    from reidbench.data.people import Benchmark
+
+    test = pd.concat([colours.query, colours.gallery])
+    first = ~test.duplicated(["pid", "camid"])
+    return Benchmark("split", colours.train, test[first & (test.camid < 2)], pd.concat([test[~first], test[first & (test.camid == 2)]]), **more)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_multi_query_from_the_cameras_own_gallery_pictures(colours, pool):
+    split = _split(colours)
+    (query, gallery), ranking = _asked(split, pool=pool)
+    assert len(query) == 8 and len(gallery) == len(split.gallery) == 16  # the gallery stays whole
+    every = pd.concat([split.query, split.gallery])
+    for value, pid, camid in zip(query.values, query.pid, query.camid):
+        own = every[(every.pid == pid) & (every.camid == camid)]
+        assert len(own) == 2
+        embedded = extract(_mean_colour, own, (32, 16)).values
+        assert np.allclose(value, getattr(embedded, pool)(0), atol=1e-6)
+    assert 0 < ranking.mAP <= 1 and len(ranking.ap) == 8
+
+
+def test_multi_query_of_the_set_itself(colours):
+    split = _split(colours)
+    more = pd.concat([split.gallery[split.gallery.camid == 0], split.gallery[split.gallery.camid == 2], colours.train.head(4)])
+    split = _split(colours, multi_query=more)
+    (query, _), _ = _asked(split)
+    assert sorted(zip(query.pid, query.camid)) == sorted(zip(split.query.pid, split.query.camid))  # nobody asks who is no query
+    for value, pid, camid in zip(query.values, query.pid, query.camid):
+        own = more[(more.pid == pid) & (more.camid == camid)] if camid == 0 else split.query[(split.query.pid == pid) & (split.query.camid == camid)]
+        assert np.allclose(value, extract(_mean_colour, own, (32, 16)).values.mean(0), atol=1e-6)
+
+
+def test_multi_query_never_asks_with_the_answers(colours):
+    "Where cameras are not known, a gallery picture of the same person may be what is to be found."
+    split = _split(colours)
+    blind = type(split)("blind", split.train, split.query.assign(camid=-1), split.gallery.assign(camid=-1))
+    (query, _), _ = _asked(blind)
+    for value, pid in zip(query.values, query.pid):
+        assert np.allclose(value, extract(_mean_colour, split.query[split.query.pid == pid], (32, 16)).values.mean(0), atol=1e-6)
+
+
+def test_multi_query_under_cosine_pools_directions(colours):
+    split = _split(colours)
+    (query, _), _ = _asked(split, metric="cosine")
+    own = pd.concat([split.query, split.gallery])
+    own = own[(own.pid == query.pid[0]) & (own.camid == query.camid[0])]
+    values = extract(_mean_colour, own, (32, 16)).values
+    assert np.allclose(query.values[0], (values / np.linalg.norm(values, axis=1, keepdims=True)).mean(0), atol=1e-6)
+
+
+def test_multi_query_by_an_unknown_word(colours):
+    with pytest.raises(ValueError, match="'single' or 'multi'"):
+        retrieve(_mean_colour, _split(colours), (32, 16), queries="many")
+    with pytest.raises(ValueError, match="'mean' or 'max'"):
+        retrieve(_mean_colour, _split(colours), (32, 16), queries="multi", pool="median")

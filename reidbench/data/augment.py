@@ -124,8 +124,10 @@ class Augment:
         images,  # [N, 3, H, W] in [0, 1]
         epoch,   # number of the epoch
         index,   # [N] numbers of the pictures (where one picture stands twice in an epoch, different numbers)
+        rows=None,  # [N] the pictures' rows in the person table, for transforms that ask for them
     ):
         u, at = self.dice(epoch, index).to(images.device), 0
         for t in self.transforms:
-            images, at = t(images, u[:, at:at + t.draws]), at + t.draws
+            more = (rows,) if getattr(t, "by_row", False) else ()
+            images, at = t(images, u[:, at:at + t.draws], *more), at + t.draws
         return images

@@ -201,5 +201,5 @@ class Batches:
         mine = slice(self.rank * share, (self.rank + 1) * share)
         images = self.pixels.images(rows[mine], self.device)
         if self.augment is not None:  # a row can stand twice in an epoch: its dice are keyed by its place
-            images = self.augment(images, epoch, step * len(rows) + np.arange(len(rows))[mine])
+            images = self.augment(images, epoch, step * len(rows) + np.arange(len(rows))[mine], rows[mine])
         return Batch(images, self.labels[rows[mine]].to(self.device), rows[mine], [self.pixels.paths[i] for i in rows[mine]], epoch, step)

@@ -83,10 +83,11 @@ def small(
     settings=None,  # None: the strong baseline
     **changes,      # settings that shall differ
 ):
-    "Settings cut to two CPU cores and the sample set: ResNet-18 from scratch at 128 x 64, few epochs, bfloat16."
-    cut = dict(backbone="resnet18", weights=None, size=(128, 64), pad=5, schedule="cosine", optimizer="adam", lr=1e-3, head_lr=1.0, warmup=2, epochs=16,
-               erase=0.25, precision="bf16")
-    return replace(settings or BaselineSettings(), **{**cut, **changes})
+    "Any method's settings cut to two CPU cores and the sample set: ResNet-18 from scratch at 128 x 64, few epochs, bfloat16; what they leave out stays out."
+    settings = settings or BaselineSettings()
+    cut = dict(backbone="resnet18", weights=None, size=(128, 64), pad=min(settings.pad, 5), schedule="cosine", optimizer="adam", lr=1e-3, head_lr=1.0, warmup=2,
+               epochs=16, erase=min(settings.erase, 0.25), precision="bf16")
+    return replace(settings, **{**cut, **changes})
 
 # %% ../../nbs/methods/10_baseline.ipynb #537a9d7c
 class Run(NamedTuple):
@@ -120,7 +121,7 @@ class _Plan:
 
 # %% ../../nbs/methods/10_baseline.ipynb #011d99bd
 class Trainer(_Plan):
-    "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `losses`, `optimizer`."
+    "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `losses`, `optimizer`, `about`."
 
     name = "baseline"
 
@@ -138,6 +139,10 @@ class Trainer(_Plan):
             raise ValueError(f"{benchmark.name}: the training split is empty, there is nothing to learn from")
         self.classes = self.people["pid"].nunique()
         self.identity_loss, self.triplet_loss = IdentityLoss(self.settings.smoothing), TripletLoss(self.settings.margin)
+
+    def about(self):
+        "What makes this training this one, in plain values: a folder that began another is not gone on with."
+        return plain({"settings": asdict(self.settings), "data": self.benchmark.fingerprint(), "name": self.name})
 
     def network(self):
         s = self.settings
@@ -219,13 +224,13 @@ def _same_training(trainer):
     "A folder belongs to one training: going on in it with other settings or data is an error that names the difference."
     if trainer.folder is None:
         return
-    mine = plain({"settings": asdict(trainer.settings), "data": trainer.benchmark.fingerprint(), "name": trainer.name})
+    mine = trainer.about()
     file = trainer.folder / "training.json"
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
         free = ("epochs", *HOW)  # may change: the same training, longer or elsewhere
         differ = [f"{k}: {former['settings'].get(k)} before, {v} now" for k, v in mine["settings"].items() if former["settings"].get(k) != v and k not in free]
-        differ += [f"{k} differs" for k in ("data", "name") if former.get(k) != mine[k]]
+        differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
         if differ:
             raise ValueError(f"{trainer.folder} holds the checkpoint of another training ({'; '.join(differ)}): give another folder, or delete this one")
     write_whole(file, json.dumps(mine, indent=1))

@@ -1,0 +1,192 @@
+"""Occlusion maps beside captum and plain loops: interleaved pairs, medians of ratios, peak memory.
+
+    python benchmarks/occlusion.py [--pairs 5] [--only captum,plain,folded,compiled,bf16,memory] [--last-stride 1] [--quick]
+
+One map of a ResNet-50 at 256 x 128: 160 positions of a 57 x 57 mask, stride 10, float32 on both sides unless it says bf16. captum comes from the package
+registry into outputs/peers. It also visits a 21st row and a 9th column that hang over the border (189 positions), so its time is given for 160; the first line says what its whole
+call takes. All weights are drawn: speed does not depend on them.
+"""
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # the compiler's best for inference: weights laid out once
+import torch
+import torchvision
+from torch import nn
+
+from reidbench.explain.occlusion import mask_corners, mask_side, occlude, sensitivity
+from reidbench.nets.backbones import frozen
+from reidbench.nets.blocks import IMAGENET_MEAN, Normalize
+
+PEERS = Path(__file__).resolve().parent.parent / "outputs" / "peers" / "captum"
+SIZE, STRIDE, BATCH = (256, 128), 10, 16
+
+
+def network(name="resnet50", last_stride=2):
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, num_classes=751)
+    if last_stride == 1:
+        first = net.layer4[0]
+        (first.conv2 if hasattr(first, "conv3") else first.conv1).stride = first.downsample[0].stride = (1, 1)
+    return nn.Sequential(Normalize(), net).eval()
+
+
+def picture(size=SIZE):
+    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+# -- the peers ------------------------------------------------------------------------------------------------------
+def fetch_captum():
+    "captum's Occlusion, or None where it cannot be had."
+    try:
+        if not PEERS.is_dir():
+            subprocess.run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--target", str(PEERS), "captum==0.9.0"], check=True, capture_output=True)
+        sys.path.append(str(PEERS))
+        from captum.attr import Occlusion
+        return Occlusion
+    except (subprocess.CalledProcessError, OSError, ImportError) as error:
+        print(f"not to be had: captum ({type(error).__name__}: {error})", file=sys.stderr)
+        return None
+
+
+def by_captum(occlusion, net, image, per_eval):
+    "A call of captum, and how many positions it visits."
+    side, seen = mask_side(*image.shape[2:]), []
+
+    def forward(images):
+        seen.append(len(images))
+        return net(images).softmax(1)
+    run, baseline = occlusion(forward), torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1).expand_as(image)
+
+    def call():
+        with torch.no_grad():
+            run.attribute(image, (3, side, side), strides=(3, STRIDE, STRIDE), baselines=baseline, target=3, perturbations_per_eval=per_eval)
+    call()
+    return call, sum(seen) - 1
+
+
+def plain_loop(net, image, batch=BATCH, channels_last=False):
+    "Cover, stack, ask: probabilities of class 3 at all positions."
+    side = mask_side(*image.shape[2:])
+    corners = mask_corners(*image.shape[2:], side, STRIDE).flatten(0, 1)
+
+    def call():
+        out = []
+        with torch.inference_mode():
+            for at in corners.split(batch):
+                images = occlude(image, at, side, IMAGENET_MEAN)
+                out.append(net(images.contiguous(memory_format=torch.channels_last) if channels_last else images).softmax(1)[:, 3])
+        return torch.cat(out)
+    return call
+
+
+# -- side by side ---------------------------------------------------------------------------------------------------
+def seconds(call):
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def pairs(ours, theirs, n):
+    "Median seconds of both and the median ratio, run in turns."
+    ours(), theirs()
+    a, b = zip(*[(seconds(ours), seconds(theirs)) for _ in range(n)])
+    return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in zip(a, b))
+
+
+def line(what, ours, theirs, ratio, wanted=""):
+    print(f"{what:<74} {ours:8.3f} s {theirs:8.3f} s {ratio:7.2f}x  {wanted}", flush=True)
+
+
+def side_by_side(args, parts):
+    net, image = network(args.net, args.last_stride), picture(args.size)
+    ours, half = (lambda p=p: sensitivity(net, image, [3], stride=STRIDE, precision=p) for p in ("fp32", "bf16"))
+    found = ours()
+    positions, goals = found.p_occluded.numel(), args.last_stride == 2 and not args.quick
+    print(f"{args.net}, last stride {args.last_stride}, {args.size[0]} x {args.size[1]}: {positions} positions of a {found.side} x {found.side} mask, {torch.get_num_threads()} threads, "
+          f"{args.pairs} interleaved pairs: ours, theirs, median ratio")
+    loops = {"plain": lambda: plain_loop(net, image), "folded": lambda: plain_loop(frozen(net), image, channels_last=True),
+             "compiled": lambda: plain_loop(torch.compile(frozen(net)), image, channels_last=True)}
+    names = {"plain": "plain loop, batches of 16", "folded": "plain loop on the folded net (channels last)", "compiled": "the same, compiled"}
+    wanted = {"folded": "at least 1.5x", "compiled": "at least 1.25x"}
+    for part in ("plain", "folded", "compiled"):
+        if part in parts:
+            theirs = loops[part]()
+            difference = (theirs() - found.p_occluded.flatten()).abs().max() / found.p_occluded.max()
+            assert difference < 1e-4, (part, difference)
+            line(names[part], *pairs(ours, theirs, args.pairs), wanted.get(part, "") if goals else "")
+    if {"captum", "bf16"} & set(parts):
+        with_captum(args, parts, net, image, ours, half, positions, goals)
+
+
+def with_captum(args, parts, net, image, ours, half, positions, goals):
+    occlusion = fetch_captum()
+    if occlusion is None:
+        return
+    trials = {k: by_captum(occlusion, net, image, k) for k in ((8, 16) if args.quick else (1, 4, 8, 16, 32, 64))}
+    best = min(trials, key=lambda k: min(seconds(trials[k][0]) for _ in range(2)))
+    call, visited = trials[best]
+    share = positions / visited
+    for part, mine, goal in (("captum", ours, "at least 2.6x"), ("bf16", half, "at least 5x")):
+        if part in parts:
+            a, b, ratio = pairs(mine, call, args.pairs)
+            line(f"captum, perturbations_per_eval {best}, its whole call of {visited} positions" + (", ours in bf16" if part == "bf16" else ""), a, b, ratio)
+            line(f"captum, its time for {positions} positions" + (", ours in bf16" if part == "bf16" else ""), a, b * share, ratio * share, goal if goals else "")
+    if "bf16" in parts:
+        full, rough = ours().p_occluded.flatten(), half().p_occluded.flatten()
+        print(f"bf16 against float32, weights drawn: correlation of the maps {torch.corrcoef(torch.stack([full, rough]))[0, 1]:.4f} (of a trained net: nbs/explain/10_occlusion.ipynb)")
+
+
+# -- memory: in a process of its own ----------------------------------------------------------------------------------
+def peak_memory():
+    "The largest resident size of this process, gigabytes."
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss would hold the parent's peak too
+        return next(int(row.split()[1]) for row in status.read_text().splitlines() if row.startswith("VmHWM")) * 1024 / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def job(args):
+    "One map at stride 4, then the peak memory of the process."
+    net, image = network(args.net, args.last_stride), picture(args.size)
+    before = peak_memory()
+    took = seconds(lambda: sensitivity(net, image, [3], stride=4))
+    print(json.dumps({"seconds": took, "gigabytes": peak_memory(), "before": before}))
+
+
+def memory(args):
+    ran = subprocess.run([sys.executable, __file__, "--job", "--last-stride", str(args.last_stride), *(["--quick"] if args.quick else [])], capture_output=True, text=True)
+    if ran.returncode:
+        return print(f"memory: failed: {(ran.stderr.strip().splitlines() or [f'exit {ran.returncode}'])[-1]}", flush=True)
+    r = json.loads(ran.stdout.strip().splitlines()[-1])
+    print(f"peak memory of the whole process, one map at stride 4: {r['gigabytes']:.2f} GB (library and network alone {r['before']:.2f} GB), {r['seconds']:.1f} s   at most 1.5 GB", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", default="captum,plain,folded,compiled,bf16,memory")
+    parser.add_argument("--last-stride", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--quick", action="store_true", help="a small network, to see that it runs")
+    parser.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.net, args.size = ("resnet18", (128, 64)) if args.quick else ("resnet50", SIZE)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if args.job:
+        return job(args)
+    side_by_side(args, args.only.split(","))
+    if "memory" in args.only.split(","):
+        memory(args)
+
+
+if __name__ == "__main__":
+    main()
