@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'PRESETS', 'plainly', 'tour', 'data_list', 'data_check', 'data_build', 'setting', 'settings_from',
-           'train', 'evaluate']
+           'train', 'evaluate', 'study']
 
 # %% ../nbs/cli/10_cli.ipynb #dfd45a06
 import json
@@ -227,3 +227,62 @@ def _evaluate(model, benchmark, root, size, protocol, metric, batch, flip, devic
     shape = tuple(int(v) for v in size.split("x")) if size else tuple(about.get("size", (256, 128)))
     net = frozen(load_identity(file, pick_device(device)))
     return retrieve(net, load(benchmark, root=root), shape, batch, device, flip, protocol=protocol, metric=metric)
+
+# %% ../nbs/cli/10_cli.ipynb #630d13aa
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def study(
+    ctx: typer.Context,
+    table: Optional[str] = typer.Argument(None, help="A table's name, for example aos/table1, or matrix; none: list them."),
+    root: Path = typer.Option(Path("data"), "--data", help="The folder that holds the sets."),
+    on: Optional[str] = typer.Option(None, help="A set that takes the place of the paper's, for example street."),
+    other: Optional[str] = typer.Option(None, help="The same for the second set of a pair."),
+    seeds: str = typer.Option("3", help="How many, or their numbers: 0,4,7 (a single one with a comma behind it)."),
+    budget: str = typer.Option("paper", help="paper (each method's own settings) or small (two CPU cores)."),
+    engine: str = typer.Option("local", help="local or ray."),
+    rows: Optional[str] = typer.Option(None, help="Only these rows, separated by |."),
+    folder: Path = typer.Option(Path("outputs/studies"), help="Where trainings and records go."),
+    state: bool = typer.Option(False, help="Only say what is done, running, failed and waiting."),
+    quiet: bool = typer.Option(False, help="No progress."),
+):
+    "Make the cells of a paper's table; any training setting is an option too (--epochs 2 ...). Stopped, it goes on where it was."
+    if table is None:
+        typer.echo(plainly(_tables))
+        return
+    made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet)
+    lines = made.states()
+    typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
+    if not state and _writes():
+        typer.echo("\n" + results.text() + f"\n\nrecords: {made.folder / 'records'}")
+    if not state and (lines["state"] == "failed").any():
+        raise typer.Exit(1)
+
+
+def _writes():
+    import os
+
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _tables():
+    from reidbench.studies.tables import table, tables
+
+    lines = [f"{name:<16} {len(table(name).runs()):>3} searches on {', '.join(table(name).needs)}: {title}" for name, title in tables().items()]
+    return "\n".join([*lines, f"{'matrix':<16} all methods against all troubles"])
+
+
+def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
+    from reidbench.studies.compare import Results, matrix
+    from reidbench.studies.runner import Budget, Study
+
+    numbers = tuple(int(s) for s in seeds.split(",") if s) if "," in seeds else int(seeds)
+    chosen = matrix(on or "street") if table == "matrix" else table
+    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None)
+    plan = Study(chosen, **given)
+    if extra and plan.jobs:
+        base = plan.jobs[0].settings
+        changed = settings_from(base, extra)
+        named = {w[2:].partition("=")[0].replace("-", "_") for w in extra if w.startswith("--")}
+        plan = Study(chosen, **given, changes={n: getattr(changed, n) for n in named})
+    if not state:
+        plan.run(engine, quiet)
+    return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget)

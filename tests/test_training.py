@@ -161,7 +161,10 @@ class Double(Trainer):  # training amplifies rounding; in double precision nothi
         return super().network().double()
 
 folder, world = Path(sys.argv[1]), int(sys.argv[2])
-settings = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu", precision="no", frozen_statistics=True, processes=world)
+device = sys.argv[3]
+if world > 1 and device == "cuda" and torch.cuda.device_count() < world:
+    torch.distributed.init_process_group("gloo")  # two processes on one GPU: NCCL wants one each
+settings = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device=None if device == "cuda" else device, precision="no", frozen_statistics=device == "cpu", processes=world)
 model, record = Double(pickle.loads((folder / "handed.pickle").read_bytes()), settings, quiet=True).fit()
 rank = torch.distributed.get_rank() if world > 1 else 0
 (folder / f"{world}-{rank}.json").write_text(json.dumps(record.curves))
@@ -170,12 +173,23 @@ rank = torch.distributed.get_rank() if world > 1 else 0
 
 def test_two_processes_train_as_one(colours, tmp_path, python):
     "gloo on the CPU, batch statistics frozen, the triplet mined over the gathered batch: the same losses."
+    _pair_equals_one(colours, tmp_path, python, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_two_processes_share_their_batch_statistics(colours, tmp_path, python):
+    "On CUDA batch norms are synchronised: with statistics of the whole batch the same losses again."
+    _pair_equals_one(colours, tmp_path, python, "cuda")
+
+
+def _pair_equals_one(colours, tmp_path, python, device):
     import pickle
 
     (tmp_path / "handed.pickle").write_bytes(pickle.dumps(colours))
     (tmp_path / "pair.py").write_text(PAIR)
     for world, launcher in ((1, ()), (2, ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))):
-        found = python(tmp_path / "pair.py", tmp_path, world, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
+        found = python(tmp_path / "pair.py", tmp_path, world, device, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
         assert found.returncode == 0, found.stderr[-3000:]
     one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert two[0] == two[1] and one["loss"][-1] < 0.9 * one["loss"][0]
@@ -191,3 +205,26 @@ def test_launcher_that_starts_one_is_noticed(colours):
 def test_strong_settings_are_the_papers():
     s = BaselineSettings()
     assert (s.backbone, s.p, s.k, s.epochs, s.lr, s.margin, s.smoothing, s.erase, s.last_stride, s.size) == ("resnet50", 16, 4, 120, 3.5e-4, 0.3, 0.1, 0.5, 1, (256, 128))
+
+
+def test_curves_reach_tensorboard_and_go_on_after_a_stop(colours, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = replace(TINY, trackers=("tensorboard",))
+    _stopped(colours, settings, tmp_path, at=(1, 1))
+    run = train(colours, settings, tmp_path, quiet=True)
+    found = {}
+    for file in sorted((tmp_path / "curves").rglob("events.out*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        for name in events.Tags()["scalars"]:
+            found.setdefault(name, {}).update({e.step: e.value for e in events.Scalars(name)})
+    assert {n: [v for _, v in sorted(steps.items())] for n, steps in found.items()} == {n: pytest.approx(v, rel=1e-5) for n, v in run.record.curves.items()}
+
+
+def test_a_tracker_that_is_not_there_is_named(colours, tmp_path):
+    with pytest.raises(ValueError, match="'tensorbord' is not installed"):
+        train(colours, replace(TINY, trackers=("tensorbord",)), tmp_path, quiet=True)
+    with pytest.raises(ValueError, match="give the training a folder"):
+        train(colours, replace(TINY, trackers=("tensorboard",)), quiet=True)

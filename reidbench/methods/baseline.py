@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from ..core.base import set_seed
-from ..core.record import Record, file_hash, peak_memory, plain, surroundings, write_whole
+from ..core.record import Record, peak_memory, plain, surroundings, write_whole
 from ..data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from ..data.batches import Batches, Pixels, PKSampler, ShuffleSampler
 from ..losses.identity import IdentityLoss
 from ..losses.triplet import TripletLoss
 from ..nets.backbones import frozen
 from ..nets.identity import IdentityNet, retrieve
-from ..nets.weights import save_model
+from ..nets.weights import save_model, weights_hash
 from ..train.checkpoints import find_checkpoint
-from ..train.loop import Loop, LoopSettings, gathered, processes
+from ..train.loop import HOW, Loop, LoopSettings, gathered, processes
 from ..train.schedules import Cosine, Steps
 
 # %% ../../nbs/methods/10_baseline.ipynb #449d80d6
@@ -214,9 +214,9 @@ def _write(trainer, net, record):
     "Model and record into the folder, if there is one."
     if trainer.folder is None:
         return
-    file = save_model(trainer.folder / "model.safetensors", net, data=trainer.benchmark.name, size=list(trainer.settings.size), method=trainer.name,
-                      metrics=record.metrics, seed=trainer.settings.seed)
-    record.weights = file_hash(file)
+    save_model(trainer.folder / "model.safetensors", net, data=trainer.benchmark.name, size=list(trainer.settings.size), method=trainer.name,
+               metrics=record.metrics, seed=trainer.settings.seed)
+    record.weights = weights_hash(net)
     record.save(trainer.folder / "record.json")
 
 
@@ -228,7 +228,7 @@ def _same_training(trainer):
     file = trainer.folder / "training.json"
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
-        free = ("epochs", "device", "processes", "save_every")  # may change: the same training, longer or elsewhere
+        free = ("epochs", *HOW)  # may change: the same training, longer or elsewhere
         differ = [f"{k}: {former['settings'].get(k)} before, {v} now" for k, v in mine["settings"].items() if former["settings"].get(k) != v and k not in free]
         differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
         if differ:

@@ -7,8 +7,8 @@ __all__ = ['SINGLE', 'MARKET', 'DUKE', 'MSMT17', 'CUHK03', 'MLR_CUHK03', 'MLR_VI
            'SECOND_TOWN', 'PLAIN_SETS', 'LOW_SETS', 'METHODS', 'STARTS_FROM', 'FIELDS', 'OWN_OF_SET', 'TOOLS',
            'M_IFGSM', 'SMA', 'LTA', 'LTA_ONE', 'DMR', 'P1', 'P2', 'CS', 'MISPRINTS', 'EACH', 'TABLES', 'AREAS',
            'PROBABILITIES', 'RATIOS', 'SCALES', 'DataSet', 'ask_from', 'Tool', 'scaling', 'find', 'nearest',
-           'translate', 'Run', 'make_settings', 'Figure', 'Cell', 'elsewhere', 'Table', 'Misprint', 'Column', 'Row',
-           'row', 'columns', 'on_sets', 'parse', 'add', 'tables', 'table']
+           'translate', 'digest', 'slug', 'Run', 'make_settings', 'Figure', 'Cell', 'elsewhere', 'Table', 'Misprint',
+           'Column', 'Row', 'row', 'columns', 'on_sets', 'parse', 'add', 'tables', 'table']
 
 # %% ../../nbs/studies/10_tables.ipynb #50cc881a
 import difflib
@@ -39,6 +39,10 @@ class DataSet:
     def identity(self):
         "What makes two sets the same for a run: all but the title."
         return {k: v for k, v in asdict(self).items() if k != "title"}
+
+    def at(self, seed):
+        "The set for one seed: of a set that is published in several splits, seed n takes split n."
+        return replace(self, options=tuple((k, v + seed if k == "split" else v) for k, v in self.options))
 
     def load(self, root="data"):
         "The benchmark from the folder above the published sets."
@@ -190,12 +194,13 @@ def translate(
     return settings
 
 # %% ../../nbs/studies/10_tables.ipynb #2fa997a0
-def _digest(value):
+def digest(value):
     "Twelve digits that stay the same from one day and machine to the next."
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _slug(text):
+def slug(text):
+    "A text as part of a file's name."
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -212,6 +217,7 @@ class Run:
     queries: str = "single"      # or "multi": all pictures of a person and camera ask together
     attack: Tool | None = None   # on the query pictures
     defence: Tool | None = None  # on query and gallery pictures, before the network
+    degrade: tuple = ()          # (kind, severity) of data.degrade, on the query pictures
 
     @property
     def words(self):
@@ -225,15 +231,16 @@ class Run:
 
     @property
     def training(self):
-        return _digest([self.method, self.words, self.train.identity])
+        return digest([self.method, self.words, self.train.identity])
 
     @property
     def work(self):
-        return _digest([self.training, self.test.identity, self.rerank, self.queries, self.attack, self.defence])
+        search = [self.training, self.test.identity, self.rerank, self.queries, self.attack, self.defence]
+        return digest([*search, self.degrade] if self.degrade else search)
 
     @property
     def key(self):
-        return f"{_slug(self.table)}-{_slug(self.row)}-{_slug(self.test.title)}-{_digest([self.table, self.row, self.work])}"
+        return f"{slug(self.table)}-{slug(self.row)}-{slug(self.test.title)}-{digest([self.table, self.row, self.work])}"
 
     @property
     def starts_from(self):
@@ -293,7 +300,7 @@ class Cell:
     @property
     def key(self):
         "The run's key; of a mean, one made of its runs' keys; None where it is not runnable."
-        return None if not self.runs else self.run.key if len(self.runs) == 1 else f"mean-of-{_digest([r.key for r in self.runs])}"
+        return None if not self.runs else self.run.key if len(self.runs) == 1 else f"mean-of-{digest([r.key for r in self.runs])}"
 
 # %% ../../nbs/studies/10_tables.ipynb #ff69fb9b
 def elsewhere(

@@ -1,0 +1,362 @@
+"Studies as they happen: killed and gone on with, shared by two runs, spread over a cluster, failed seeds, missing sets, records of other versions."
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reidbench.core.record import Record, write_whole
+from reidbench.metrics.ranking import Embeddings, compare, evaluate
+from reidbench.studies import compare as comparing
+from reidbench.studies import runner, tables
+from reidbench.studies.compare import Results, paired
+from reidbench.studies.runner import Budget, Study, record_name
+from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table
+
+TINY = DataSet("Tiny", "tiny")
+QUICK = dict(epochs=2, p=0, triplet=0.0, k=8, size=(64, 32), warmup=0, precision="no", last_stride=1, device="cpu")
+
+
+def rows(*choices, method="identification", data=TINY):
+    "A table with one row a choice."
+    cells = [Cell("own/table", name, "Tiny", m, Figure(note="ours"), "reidbench", (Run("own/table", name, method, tuple(choice.items()), data, data),)) for name, choice in choices for m in ("Rank-1", "mAP")]
+    return Table("own/table", "A table of our own", tuple(n for n, _ in choices), (("Tiny", "Rank-1"), ("Tiny", "mAP")), tuple(cells), ((choices[1][0], choices[0][0]),) if len(choices) > 1 else ())
+
+
+TWO = (("low", {"dropout": 0.1}), ("high", {"dropout": 0.5}))
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    "A folder with one tiny set in Market-1501's layout."
+    root, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    for pid in range(1, 13):
+        top, bottom = rng.uniform(40, 220, (2, 3))
+        for camid in range(1, 4):
+            for k in range(2):
+                split = "bounding_box_train" if pid <= 8 else "query" if camid == 1 and k == 0 else "bounding_box_test"
+                picture = np.where(np.arange(64)[:, None, None] < 34, top, bottom) * (0.8 + 0.15 * camid) + rng.normal(0, 14, (64, 32, 3))
+                path = root / "tiny" / split / f"{pid:04d}_c{camid}s1_{k:06d}_00.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+def study(sets, folder, **more):
+    return Study(more.pop("table", rows(*TWO)), root=sets, folder=folder, budget="small", **{"seeds": 2, "changes": QUICK, **more})
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_studies import *
+study({sets!r}, {folder!r}, {more}).run({engine!r})
+"""
+
+
+def script(tmp_path, sets, folder, engine="local", more=""):
+    file = tmp_path / "run.py"
+    file.write_text(SCRIPT.format(tests=os.path.dirname(__file__), sets=str(sets), folder=str(folder), more=more, engine=engine))
+    return [sys.executable, str(file)]
+
+
+def environment(root):
+    return {**os.environ, "PYTHONPATH": str(root)}
+
+
+def what_counts(folder):
+    "All records without times."
+    found = {}
+    for file in Path(folder).rglob("records/*/*.json"):
+        record = json.loads(file.read_text())
+        for free in ("seconds", "memory", "created", "surroundings"):
+            record.pop(free)
+        record["details"].pop("training_seconds", None)
+        found[file.name] = record
+    return found
+
+
+@pytest.fixture(scope="session")
+def unbroken(sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    study(sets, folder).run(quiet=True)
+    return folder
+
+
+def test_every_cell_has_its_record(unbroken, sets):
+    made = study(sets, unbroken)
+    assert made.states()["state"].tolist() == ["done"] * 4 and len(what_counts(unbroken)) == 4
+    for run in made.runs:
+        for seed in (0, 1):
+            r = made.record(run, seed)
+            assert r.seed == seed and r.settings["dropout"] == dict(run.choice)["dropout"] and r.weights and r.surroundings["versions"]["torch"] and r.memory > 0 and r.seconds > 0
+            assert len(r.data["fingerprint"]) == 64 and len(r.curves["loss"]) == 2 and len(r.details["per_query"]["ap"]) == 4
+            assert np.mean(r.details["per_query"]["ap"]) == pytest.approx(r.metrics["mAP"], abs=1e-4)
+
+
+def test_killed_anywhere_ends_the_same(unbroken, sets, tmp_path, root):
+    "SIGKILL at the first checkpoint, at the first record, in the second seed; then to the end."
+    folder = tmp_path / "study"
+    wanted = [lambda: list(folder.rglob("checkpoint/*")), lambda: list(folder.rglob("records/*/*.json")), lambda: len(list(folder.rglob("records/*/*.json"))) == 2 and list(folder.rglob("*seed1/checkpoint/*"))]
+    for seen in wanted:
+        process = subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.DEVNULL)
+        end = time.time() + 120
+        while not seen() and process.poll() is None:
+            assert time.time() < end
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    subprocess.run(script(tmp_path, sets, folder), env=environment(root), check=True, stderr=subprocess.DEVNULL)
+    assert what_counts(folder) == what_counts(unbroken)
+
+
+def test_two_runs_share_the_work(unbroken, sets, tmp_path, root):
+    folder = tmp_path / "study"
+    both = [subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [p.communicate(timeout=240)[1] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    begun = [line.split("running ")[1] for text in said for line in text.splitlines() if "; running " in line]
+    assert len(begun) == len(set(begun)) == 4
+    assert what_counts(folder) == what_counts(unbroken)
+
+
+def test_two_processes_train_one_cell(sets, tmp_path, root):
+    "torchrun with gloo: both train, one searches and writes."
+    folder = tmp_path / "study"
+    python, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
+    done = subprocess.run([python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", file], env=environment(root), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr.count("; running ") == 2  # the first process alone reports
+    assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
+
+
+def test_a_cluster_of_two_nodes_and_a_killed_worker(unbroken, sets, tmp_path, root):
+    "Every job on a worker; one worker is killed at its first checkpoint; the records are those of the quiet run."
+    pytest.importorskip("ray")
+    import psutil
+    import ray
+    from ray.cluster_utils import Cluster
+
+    folder, killed = tmp_path / "study", []
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=150_000_000, include_dashboard=False)
+
+    def kill():
+        while not list(folder.rglob("checkpoint/*")):
+            time.sleep(0.005)
+        workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::_on_a_worker" in " ".join(p.info["cmdline"] or [])]
+        killed.append(workers[0].pid)
+        workers[0].kill()
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    try:
+        study(sets, folder).run("ray", quiet=True, address=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert killed and what_counts(folder) == what_counts(unbroken)
+
+
+# -- what cannot be run, what fails, what has changed -------------------------------------------------------------------
+
+def test_a_missing_set_is_said_and_the_others_go_on(sets, tmp_path):
+    nowhere = DataSet("Nowhere", "dukemtmc-reid")
+    both = rows(*TWO[:1]).cells + rows(("there is none", {}), data=nowhere).cells
+    made = study(sets, tmp_path, table=replace(rows(*TWO[:1]), cells=both), seeds=1).run(quiet=True)
+    states = made.states().set_index("row")
+    assert states.loc["low", "state"] == "done" and states.loc["there is none", "state"] == "cannot run" and "withdrawn" in states.loc["there is none", "why"]
+    assert "withdrawn" in made._repr_html_()
+
+
+def test_a_failed_seed_is_kept_shown_and_tried_again(sets, tmp_path, monkeypatch):
+    made = study(sets, tmp_path, table=rows(*TWO[:1]))
+    found = runner.found
+    monkeypatch.setattr(runner, "found", lambda run, job, *rest: (_ for _ in ()).throw(RuntimeError("the disk has gone")) if job.seed else found(run, job, *rest))
+    made.run(quiet=True)
+    assert made.states()["state"].tolist() == ["done", "failed"] and "disk has gone" in made._repr_html_()
+    record = made.record(made.runs[0], 1)
+    assert record.failure == "RuntimeError: the disk has gone" and "Traceback" in record.details["traceback"] and record.metrics == {}
+    line = Results(made.table, tmp_path / "records", budget=made.budget).frame().iloc[0]
+    assert line["seeds"] == 1 and "failed: seed 1 (RuntimeError" in line["notes"]
+    monkeypatch.undo()
+    assert made.run(quiet=True).states()["state"].tolist() == ["done", "done"]
+
+
+@dataclass
+class _Settings:
+    backbone: str = "resnet18"
+    size: tuple = (64, 32)
+    seed: int = 0
+    device: str = "cpu"
+    kind: str = "plain"
+
+
+@pytest.fixture
+def follower(monkeypatch):
+    "A method that starts from another's model, and counts how often each is trained."
+    from reidbench.methods import baseline
+
+    trainings = []
+    module = types.ModuleType("follower")
+    module.Settings, module.small = _Settings, lambda settings, **own: replace(settings, **own)
+
+    def train(benchmark, settings, folder, quiet, start):
+        assert (Path(start) / "model.safetensors").is_file()
+        trainings.append((settings.kind, settings.seed))
+        if settings.kind == "bad":
+            raise RuntimeError("it diverged")
+        return baseline.train(benchmark, baseline.small(baseline.identification(), **{**QUICK, "epochs": 1, "seed": settings.seed}), folder, quiet)
+
+    module.train = train
+    first = types.ModuleType("first")
+    first.Settings, first.small = _Settings, module.small
+
+    def begin(benchmark, settings, folder, quiet):
+        trainings.append(("first", settings.seed))
+        if broken:
+            raise RuntimeError("no first model")
+        return baseline.train(benchmark, baseline.small(baseline.identification(), **{**QUICK, "epochs": 1, "seed": settings.seed}), folder, quiet)
+
+    broken = []
+    first.train = begin
+    monkeypatch.setitem(sys.modules, "follower", module)
+    monkeypatch.setitem(sys.modules, "first", first)
+    for name, value in (("follower", "follower:Settings"), ("first", "first:Settings")):
+        monkeypatch.setitem(tables.METHODS, name, value)
+        monkeypatch.setitem(tables.FIELDS, name, {"kind": "kind"})
+    monkeypatch.setitem(tables.STARTS_FROM, "follower", "first")
+    return trainings, broken
+
+
+def test_rows_share_the_model_they_start_from(follower, sets, tmp_path):
+    trainings, _ = follower
+    made = study(sets, tmp_path, table=rows(("a", {"kind": "a"}), ("b", {"kind": "b"}), ("bad", {"kind": "bad"}), method="follower"), changes={}, seeds=2).run(quiet=True)
+    assert sorted(trainings) == sorted((k, s) for s in (0, 1) for k in ("first", "a", "b", "bad"))
+    assert made.states().groupby("row")["state"].unique().map(list).to_dict() == {"a": ["done"], "b": ["done"], "bad": ["failed"]}
+    again = len(trainings)
+    made.run(quiet=True)
+    assert trainings[again:] == [("bad", 0), ("bad", 1)]  # what failed is tried again, nothing else
+
+
+def test_a_start_that_fails_is_the_reason_of_its_followers(follower, sets, tmp_path):
+    _, broken = follower
+    broken.append(True)
+    made = study(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="follower"), changes={}, seeds=1).run(quiet=True)
+    assert made.states()["state"].tolist() == ["failed"] and "no first model" in made.states()["why"][0]
+
+
+def test_other_settings_are_another_cell(unbroken, sets):
+    longer = study(sets, unbroken, changes={**QUICK, "epochs": 3})
+    assert longer.budget.label != study(sets, unbroken).budget.label and set(longer.states()["state"]) == {"waiting"}
+    assert set(study(sets, unbroken, changes={**QUICK, "device": None}).states()["state"]) == {"done"}  # where it runs does not count
+
+
+def test_a_default_that_changed_since_is_run_again(sets, tmp_path):
+    made = study(sets, tmp_path, table=rows(*TWO[:1]), seeds=1).run(quiet=True)
+    file = next(Path(tmp_path).rglob("records/*/*.json"))
+    record = json.loads(file.read_text())
+    record["settings"]["flip"] = 0.25  # as if flip's default had been another when this was made
+    write_whole(file, json.dumps(record))
+    assert made.states()["state"].tolist() == ["waiting"]
+    assert "other settings than today's" in Results(made.table, tmp_path / "records", budget=made.budget).frame()["notes"][0]
+    record["settings"].pop("flip")  # a setting that did not exist then: the record stands
+    record["details"]["reidbench"] = "0.0.1"
+    write_whole(file, json.dumps(record))
+    assert made.states()["state"].tolist() == ["done"]
+    assert "made by reidbench 0.0.1" in Results(made.table, tmp_path / "records", budget=made.budget).frame()["notes"][0]
+
+
+def test_changed_pictures_are_another_cell(sets, tmp_path):
+    import shutil
+
+    shutil.copytree(sets / "tiny", tmp_path / "sets" / "tiny")
+    study(tmp_path / "sets", tmp_path / "study", table=rows(*TWO[:1]), seeds=1).run(quiet=True)
+    next((tmp_path / "sets" / "tiny" / "bounding_box_test").glob("*.jpg")).unlink()
+    changed = study(tmp_path / "sets", tmp_path / "study", table=rows(*TWO[:1]), seeds=1)
+    assert changed.states()["state"].tolist() == ["waiting"]
+    assert "was trained on other pictures" in changed.run(quiet=True).states()["why"][0]
+
+
+@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
+def test_what_does_not_exist_is_named(sets, tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Study(rows(*TWO), **{"root": sets, "folder": tmp_path, "budget": "small", **wrong})
+    with pytest.raises(ValueError, match="did you mean 'local'"):
+        study(sets, tmp_path).run("locl")
+
+
+def test_a_broken_record_is_named(sets, tmp_path):
+    made = study(sets, tmp_path, table=rows(*TWO[:1]), seeds=1)
+    file = tmp_path / "records" / made.budget.label / record_name(made.runs[0], 0)
+    write_whole(file, '{"name": ')
+    with pytest.raises(ValueError, match="its JSON breaks off"):
+        made.states()
+
+
+# -- compare -----------------------------------------------------------------------------------------------------------
+
+def _drawn(seed, quality):
+    rng = np.random.default_rng(seed)
+    people = np.random.default_rng(9).standard_normal((40, 16))
+    make = lambda ids: Embeddings((people[ids] * quality + rng.standard_normal((len(ids), 16))).astype(np.float32), ids)
+    return evaluate(make(np.repeat(np.arange(40), 3)), make(np.repeat(np.arange(40), 4)))
+
+
+def _as_record(ranking, seed):
+    return Record("x", seed=seed, data={"fingerprint": "f"}, details={"per_query": {"pid": ranking.query_pid.tolist(), "ap": ranking.ap.tolist(), "rank1": ranking.rank1.tolist()}})
+
+
+@pytest.mark.parametrize("metric", ["mAP", "Rank-1"])
+def test_one_seed_equals_the_rankings_own_bootstrap(metric):
+    a, b = _drawn(1, 1.2), _drawn(2, 1.0)
+    other = compare(a, b, draws=20_000, by="identity").table.set_index("measure").loc[metric]
+    mine = paired({0: _as_record(a, 0)}, {0: _as_record(b, 0)}, metric, draws=20_000)
+    assert mine["gain"] == pytest.approx(other["difference"], abs=1e-9)
+    assert mine["low"] == pytest.approx(other["low"], abs=0.5) and mine["high"] == pytest.approx(other["high"], abs=0.5)
+
+
+def test_the_interval_holds_what_it_promises():
+    "No difference in truth: about one interval in twenty excludes zero, people drawn anew each time."
+    rng, misses, rounds = np.random.default_rng(0), 0, 200
+    for _ in range(rounds):
+        base = rng.uniform(0.2, 0.8, (8, 60))
+        records = [{s: Record("x", seed=s, data={"fingerprint": "f"}, details={"per_query": {"pid": np.arange(60).tolist(), "ap": (base[s] + noise[s]).tolist(), "rank1": base[s].tolist()}}) for s in range(8)}
+                   for noise in (rng.normal(0, 0.1, (8, 60)), rng.normal(0, 0.1, (8, 60)))]
+        found = paired(*records, "mAP", draws=400)
+        misses += not found["low"] <= 0 <= found["high"]
+    assert misses <= 0.10 * rounds
+
+
+def test_different_queries_are_refused():
+    a, b = _as_record(_drawn(1, 1.0), 0), _as_record(_drawn(1, 1.0), 0)
+    b.details["per_query"]["pid"][0] += 1
+    with pytest.raises(ValueError, match="different people"):
+        paired({0: a}, {0: b}, "mAP")
+
+
+def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
+    made = study(sets, unbroken)
+    results = Results(made.table, unbroken / "records", budget=made.budget)
+    frame = results.frame()
+    assert frame["seeds"].tolist() == [2] * 4 and frame["different"].str.contains("budget small").all()
+    mean = np.mean([made.record(made.runs[0], s).metrics["mAP"] for s in (0, 1)])
+    assert frame.set_index(["row", "metric"]).loc[("low", "mAP"), "ours"] == pytest.approx(100 * mean)
+    gains = results.gains()
+    assert len(gains) == 2 and set(gains["seeds"]) == {2} and gains["low"].le(gains["gain"]).all() and gains["gain"].le(gains["high"]).all()
+    assert "Not the same experiment" in results._repr_html_() and results.text()
+
+
+def test_the_matrix_names_what_is_not_there(sets, tmp_path):
+    whole = comparing.matrix(TINY)
+    made = Study(whole, root=sets, folder=tmp_path, seeds=1, budget="small")
+    assert {r.row for r in made.runs} == set(comparing.ROWS) and len(made.states()) == len(made.runs)
