@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ...core.base import keyed
-from ...core.record import Record, file_hash
+from ...core.record import Record
 from ...data import degrade
 from ...data.augment import Flip
 from ...data.batches import Pixels
@@ -27,6 +27,7 @@ from ...metrics.ranking import evaluate
 from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_MEAN
 from ...nets.identity import extract, load_identity
+from ...nets.weights import weights_hash
 from ...train.loop import processes
 
 # %% ../../../nbs/methods/aos/30_training.ipynb #a0b8d040
@@ -152,9 +153,10 @@ def finished(
     if not files or not all(f.is_file() for f in files):
         return None
     about, record = trainer.about(), Record.load(files[1])
-    if json.loads(files[0].read_text()) != about or record.settings != about["settings"] or record.weights != file_hash(files[2]):
+    if json.loads(files[0].read_text()) != about or record.settings != about["settings"]:
         return None  # another training, or one that was begun anew: `fit` goes on or says what differs
-    return Run(load_identity(files[2], device), record)
+    model = load_identity(files[2], device)
+    return Run(model, record) if weights_hash(model) == record.weights else None
 
 # %% ../../../nbs/methods/aos/30_training.ipynb #7071a11c
 def _from_folder(start, trainer, device):
@@ -192,7 +194,7 @@ def train(
     folder=None,    # where everything goes; what is begun there is gone on with
     quiet=False,
     start=None,     # a trained identification model (its folder, its file, its Run, the module): the first phase is not run
-    maps=None,      # folder of the maps, if strategies share them; None: `mining` in the folder
+    maps=None,      # folder of the maps; None: in the folder of `start`, where all strategies find them, else in `folder`
 ):
     "Train with adversarially occluded samples; returns Run(model, record)."
     trainer = Retraining(benchmark, settings, folder, quiet)
@@ -200,9 +202,16 @@ def train(
     trainer.first = accelerator.process_index == 0
     if s.strategy != "random":
         model = _begin(trainer, start, accelerator.device)
-        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, maps or (trainer.folder and trainer.folder / "mining"), quiet,
+        trainer.mined = mine(model, trainer.people, s.size, s.area, s.stride, IMAGENET_MEAN, maps or _maps_folder(trainer, start), quiet,
                             precision="bf16" if s.precision == "bf16" else "fp32")
     return finished(trainer, accelerator.device) or trainer.fit()
+
+
+def _maps_folder(trainer, start):
+    s = trainer.settings
+    if isinstance(start, (str, os.PathLike)) and Path(start).is_dir():  # one folder for each grid: strategies share it, sweeps do not
+        return Path(start) / f"maps-{mask_side(*s.size, s.area)}-{s.stride}-{'bf16' if s.precision == 'bf16' else 'fp32'}"
+    return trainer.folder and trainer.folder / "mining"
 
 # %% ../../../nbs/methods/aos/30_training.ipynb #174c470a
 class _Covered:
