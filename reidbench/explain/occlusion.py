@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 # %% ../../nbs/explain/10_occlusion.ipynb #f41d0e41
@@ -487,10 +488,13 @@ class Tiled:
 
     def __init__(self, conv):
         self.conv, self.weight, self.bias, self.shape = conv, conv.weight, conv.bias, conv.shape
-        out, channels = conv.weight.shape[:2]
-        taps = conv.weight.permute(2, 3, 1, 0).reshape(9, -1)
-        to, back, filters = (torch.kron(m, m).to(taps) for m in (_TILE, _RESULT, _FILTER))
-        self.to_basis, self.back, self.filters = to, back, (filters @ taps).view(36, channels, out)
+        self.to_basis, self.back = (torch.kron(m, m).to(conv.weight) for m in (_TILE, _RESULT))
+
+    @cached_property
+    def filters(self):
+        "The filters in the other basis, [36, C, out]: four times the weights, so only made when used."
+        out, channels = self.weight.shape[:2]
+        return (torch.kron(_FILTER, _FILTER).to(self.weight) @ self.weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, out)
 
     @staticmethod
     def fits(conv):
