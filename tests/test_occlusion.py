@@ -174,9 +174,10 @@ def test_incremental_is_plain(name, last_stride, monkeypatch):
 
 
 @pytest.mark.parametrize("n,height,width", [(16, 18, 10), (2, 16, 16), (32, 4, 4), (9, 7, 9), (1, 33, 30), (3, 5, 40), (40, 2, 1), (1, 8, 4)])
-def test_tiles_are_a_convolution(n, height, width):
+@pytest.mark.parametrize("out", [128, 512])
+def test_tiles_are_a_convolution(out, n, height, width):
     torch.manual_seed(0)
-    conv = fold(nn.Conv2d(130, 128, 3, padding=1))
+    conv = fold(nn.Conv2d(130, out, 3, padding=1))
     tiled = Tiled(conv)
     assert Tiled.fits(conv) and not any(Tiled.fits(fold(nn.Conv2d(*shape))) for shape in ((128, 128, 3, 2, 1), (128, 128, 1), (64, 128, 3, 1, 1), (128, 128, 3, 1, 0)))
     x = torch.randn(n, 130, height, width).relu()

@@ -478,39 +478,45 @@ def take_apart(
     raise Unfit(f"{type(module).__name__} is no ResNet of torchvision, nor built on one")
 
 # %% ../../nbs/explain/10_occlusion.ipynb #048fb67a
-_TILE = torch.tensor([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]], dtype=torch.float64)
-_FILTER = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
-_RESULT = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float64)
+def _table(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# outputs of a tile, along one axis: (B, G, A)
+_BASES = {2: (_table((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)), _table((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)) / 2, _table((1, 1, 1, 0), (0, 1, -1, -1))),
+          4: (_table((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+              _table((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24)) / 24, _table((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)))}
 
 # %% ../../nbs/explain/10_occlusion.ipynb #7b255c4a
 class Tiled:
-    "A 3 x 3 convolution of stride 1 in tiles of 4 x 4 outputs, for many channels; called as the Conv that it is made of."
+    "A 3 x 3 convolution of stride 1 in tiles, for many channels; called as the Conv that it is made of."
 
     def __init__(self, conv):
         self.conv, self.weight, self.bias, self.shape = conv, conv.weight, conv.bias, conv.shape
-        self.to_basis, self.back = (torch.kron(m, m).to(conv.weight) for m in (_TILE, _RESULT))
-
-    @cached_property
-    def filters(self):
-        "The filters in the other basis, [36, C, out]: four times the weights, so only made when used."
-        out, channels = self.weight.shape[:2]
-        return (torch.kron(_FILTER, _FILTER).to(self.weight) @ self.weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, out)
+        self.tile = 4 if len(conv.weight) < 512 else 2  # networks have their most channels where maps are small
+        self.to_basis, self.back = (torch.kron(m, m).to(conv.weight) for m in _BASES[self.tile][::2])
 
     @staticmethod
     def fits(conv):
         return conv.shape == (3, 1, 1) and conv.groups == 1 and min(conv.weight.shape[:2]) >= 128 and conv.weight.dtype == torch.float32
 
+    @cached_property
+    def filters(self):
+        "The filters in the other basis, [products, C, out]: larger than the weights, so only made when used."
+        (out, channels), basis = self.weight.shape[:2], _BASES[self.tile][1]
+        return (torch.kron(basis, basis).to(self.weight) @ self.weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
+
     def __call__(self, x, padded=True):
-        n, channels, h, w = x.shape
+        (n, channels, h, w), m = x.shape, self.tile
         h, w = (h, w) if padded else (h - 2, w - 2)
-        down, right = -(-h // 4), -(-w // 4)
-        if n * down * right < 32 or down * right * 16 > 1.4 * h * w:  # too few tiles, or too much of them beyond the border
+        down, right = -(-h // m), -(-w // m)
+        if n * down * right < 32 or down * right * m * m > 1.4 * h * w:  # too few tiles, or too much of them beyond the border
             return self.conv(x, padded)
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, int(padded), 4 * right + 2 - int(padded) - x.shape[3], int(padded), 4 * down + 2 - int(padded) - x.shape[2]))
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, int(padded), m * right + 2 - int(padded) - x.shape[3], int(padded), m * down + 2 - int(padded) - x.shape[2]))
         a, b, c, d = x.stride()
-        tiles = x.as_strided((6, 6, n, down, right, channels), (b, c, a, 4 * b, 4 * c, d)).reshape(36, -1)
-        products = torch.bmm((self.to_basis @ tiles).view(36, -1, channels), self.filters)
-        y = (self.back @ products.view(36, -1)).view(4, 4, n, down, right, -1).permute(2, 3, 0, 4, 1, 5).reshape(n, 4 * down, 4 * right, -1)
+        tiles = x.as_strided((m + 2, m + 2, n, down, right, channels), (b, c, a, m * b, m * c, d)).reshape((m + 2) ** 2, -1)
+        products = torch.bmm((self.to_basis @ tiles).view(len(tiles), -1, channels), self.filters)
+        y = (self.back @ products.view(len(tiles), -1)).view(m, m, n, down, right, -1).permute(2, 3, 0, 4, 1, 5).reshape(n, m * down, m * right, -1)
         return y[:, :h, :w].add(self.bias).permute(0, 3, 1, 2)
 
 # %% ../../nbs/explain/10_occlusion.ipynb #a27115cc
