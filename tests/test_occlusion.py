@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from reidbench.explain import occlusion
-from reidbench.explain.occlusion import (Incremental, Plain, SensitivityMap, Unfit, draw_hardest, heat, identity_centres, mask_corners, mask_fill, mask_side, measuring, occlude,
+from reidbench.explain.occlusion import (Incremental, Plain, SensitivityMap, Tiled, Unfit, draw_hardest, fold, heat, identity_centres, mask_corners, mask_fill, mask_side, measuring, occlude,
                                          retrieval_sensitivity, sensitivity, spread, take_apart)
 from reidbench.metrics.ranking import Embeddings
 from reidbench.nets.backbones import Backbone, build, frozen
@@ -162,15 +162,29 @@ SHAPES = [((64, 32), 14, 7), ((96, 64), 20, 11), ((70, 45), 9, 13), ((64, 64), 5
 def test_incremental_is_plain(name, last_stride, monkeypatch):
     net = shaken(nn.Sequential(Normalize((0.3, 0.4, 0.6), (0.2, 0.3, 0.25)), resnet(name, last_stride)))
     torch.manual_seed(1)
-    for shape, side, stride in SHAPES if name == "resnet18" else SHAPES[::3]:
+    for shape, side, stride in {"resnet18": SHAPES, "resnet50": SHAPES[::3]}.get(name, SHAPES[3:4]):
         corners, images, fill = mask_corners(*shape, side, stride).flatten(0, 1), torch.rand(2, 3, *shape), (0.1, 0.8, 0.4)
         wanted = outputs(Plain(net, torch.device("cpu"), 64), images, corners, side, fill)
-        for worth, room in ((0.85, None), (1.1, 1), (0, None)):  # as it comes; patches to the very end, an image at a time; no patches at all
+        for worth, room, batch in ((0.85, None, 40), (1.1, 1, 7), (0, None, 24)):  # as it comes; patches to the very end, an image at a time; no patches at all
             monkeypatch.setattr(occlusion, "WORTH", worth)
-            found = outputs(Incremental(take_apart(net), "cpu", 7, room=room), images, corners, side, fill)
+            found = outputs(Incremental(take_apart(net), "cpu", batch, room=room), images, corners, side, fill)
             assert found.keys() == wanted.keys() and len(found) == 2 * len(corners) + 2
             for key, value in wanted.items():
                 assert (found[key] - value).norm() <= 1e-4 * value.norm(), (shape, side, worth, key)
+
+
+@pytest.mark.parametrize("n,height,width", [(16, 18, 10), (2, 16, 16), (32, 4, 4), (9, 7, 9), (1, 33, 30), (3, 5, 40), (40, 2, 1), (1, 8, 4)])
+@pytest.mark.parametrize("out", [128, 512])
+def test_tiles_are_a_convolution(out, n, height, width):
+    torch.manual_seed(0)
+    conv = fold(nn.Conv2d(130, out, 3, padding=1))
+    tiled = Tiled(conv)
+    assert Tiled.fits(conv) and not any(Tiled.fits(fold(nn.Conv2d(*shape))) for shape in ((128, 128, 3, 2, 1), (128, 128, 1), (64, 128, 3, 1, 1), (128, 128, 3, 1, 0)))
+    x = torch.randn(n, 130, height, width).relu()
+    with torch.no_grad():
+        for padded in (True, False) if min(height, width) > 2 else (True,):
+            wanted, found = conv(x, padded), tiled(x, padded)
+            assert found.shape == wanted.shape and (found - wanted).norm() < 3e-6 * wanted.norm()
 
 
 def test_odd_corners():
@@ -395,9 +409,16 @@ def test_bad_input(wrong, said):
 def test_nan_at_one_position_is_named():
     def model(images):
         out = images.mean((2, 3))
-        return torch.where((images[:, :1, 63, 31] == 0), math.nan, out)
-    with pytest.raises(ValueError, match="NaN"):
-        sensitivity(model, torch.rand(1, 3, 64, 32) * 0.5 + 0.5, [1], stride=1)
+        return torch.where((images[:, :1, 0, 31] == 0), math.nan, out)
+    images = torch.rand(2, 3, 64, 32)
+    images[0, :, 0, 31] = images[1, :, 0, 31] = 1
+    with pytest.raises(ValueError, match="image 0 with the mask at position 2,"):  # of 3 a row, the last reaches the corner
+        sensitivity(model, images, [1, 1], stride=9)
+    images[1, :, 0, 31] = 0
+    with pytest.raises(ValueError, match="image 1 without a mask"):
+        sensitivity(model, images, [1, 1], stride=10)
+    with pytest.raises(ValueError, match="image 1 without a mask"):
+        retrieval_sensitivity(model, images, [1, 2], None, Embeddings(torch.rand(4, 3), [1, 2, 1, 2]), stride=10)
 
 
 def test_measuring_restores_after_an_error():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORTH', 'mask_side', 'mask_corners', 'mask_fill', 'occlude', 'SensitivityMap', 'class_probability', 'measuring',
            'Plain', 'sensitivity', 'Span', 'patch_rows', 'Unfit', 'Conv', 'fold', 'Block', 'read_block', 'Trunk',
-           'take_apart', 'Plan', 'Tables', 'run_patches', 'Incremental', 'spread', 'heat', 'draw_map',
+           'take_apart', 'Tiled', 'Plan', 'Tables', 'run_patches', 'Incremental', 'spread', 'heat', 'draw_map',
            'identity_centres', 'retrieval_sensitivity', 'draw_hardest']
 
 # %% ../../nbs/explain/10_occlusion.ipynb #57d696fd
@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 # %% ../../nbs/explain/10_occlusion.ipynb #f41d0e41
@@ -167,15 +168,21 @@ def _outputs(outputs, count, what):
     if not torch.is_tensor(outputs) or outputs.ndim != 2 or len(outputs) != count:
         got = list(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
         raise ValueError(f"the model must give {what}; for {count} images it gave {got}")
-    if not torch.isfinite(outputs).all():
-        bad = (~torch.isfinite(outputs)).any(1)
-        raise ValueError(f"the model's scores are NaN or infinite for {int(bad.sum())} of {count} pictures of a batch: check its weights, or take precision='fp32'")
     return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _check_finite(values, which, at):
+    "Refuse NaN: name the first image and position that has some."
+    bad = (~torch.isfinite(values)).flatten(1).any(1) if values.ndim > 1 else ~torch.isfinite(values)
+    if bad.any():
+        k = int(bad.nonzero()[0])
+        place = "without a mask" if at[k] < 0 else f"with the mask at position {int(at[k])}, counted row by row"
+        raise ValueError(f"the model's score is NaN or infinite for image {int(which[k])} {place}: check its weights, or take precision='fp32'")
 
 
 def _class_score(labels, count):
     "(outputs, which image) -> score, for the true class."
-    labels = torch.as_tensor(labels).reshape(-1)
+    labels = torch.as_tensor(labels if torch.is_tensor(labels) else np.asarray(labels)).cpu().reshape(-1)
     if len(labels) != count or labels.is_floating_point():
         raise ValueError(f"labels must be {count} class numbers, one for each image; got {list(labels.shape)} of {labels.dtype}")
 
@@ -198,6 +205,8 @@ def _similarity_score(reference, count, embed):
         reference = torch.cat([_outputs(embed(i), len(i), "embeddings [N, D] when a `reference` is given") for i in images.split(16)])
     else:
         reference = _outputs(reference if reference.ndim == 2 else reference.reshape(1, -1), reference.shape[0] if reference.ndim == 2 else 1, "a reference [D] or [N, D]")
+    if not torch.isfinite(reference).all():
+        raise ValueError("the reference, or the model's embedding of it, holds NaN or infinite numbers")
     if len(reference) not in (1, count):
         raise ValueError(f"{len(reference)} references for {count} images: give one, or one for each")
 
@@ -266,6 +275,7 @@ def _scan(runner, score, images, corners, side, fill, progress=False):
     with tqdm(total=len(images), unit="image", disable=not progress) as bar:
         for which, at, outputs in runner(images, corners, side, fill):
             found, plain = score(outputs, which).float().cpu(), at < 0
+            _check_finite(found, which, at)
             p[which[plain]], p_occluded[which[~plain], at[~plain]] = found[plain], found[~plain]
             done += int((~plain).sum())
             bar.update(done // len(corners) - bar.n)
@@ -467,6 +477,48 @@ def take_apart(
         return Trunk(norms=(), head=lambda x: module.fc(module.avgpool(x).flatten(1)), **_read_stages(module.conv1, _part(module, "bn1"), _part(module, "maxpool"), layers))
     raise Unfit(f"{type(module).__name__} is no ResNet of torchvision, nor built on one")
 
+# %% ../../nbs/explain/10_occlusion.ipynb #048fb67a
+def _table(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# outputs of a tile, along one axis: (B, G, A)
+_BASES = {2: (_table((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)), _table((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)) / 2, _table((1, 1, 1, 0), (0, 1, -1, -1))),
+          4: (_table((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+              _table((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24)) / 24, _table((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)))}
+
+# %% ../../nbs/explain/10_occlusion.ipynb #7b255c4a
+class Tiled:
+    "A 3 x 3 convolution of stride 1 in tiles, for many channels; called as the Conv that it is made of."
+
+    def __init__(self, conv):
+        self.conv, self.weight, self.bias, self.shape = conv, conv.weight, conv.bias, conv.shape
+        self.tile = 4 if len(conv.weight) < 512 else 2  # networks have their most channels where maps are small
+        self.to_basis, self.back = (torch.kron(m, m).to(conv.weight) for m in _BASES[self.tile][::2])
+
+    @staticmethod
+    def fits(conv):
+        return conv.shape == (3, 1, 1) and conv.groups == 1 and min(conv.weight.shape[:2]) >= 128 and conv.weight.dtype == torch.float32
+
+    @cached_property
+    def filters(self):
+        "The filters in the other basis, [products, C, out]: larger than the weights, so only made when used."
+        (out, channels), basis = self.weight.shape[:2], _BASES[self.tile][1]
+        return (torch.kron(basis, basis).to(self.weight) @ self.weight.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
+
+    def __call__(self, x, padded=True):
+        (n, channels, h, w), m = x.shape, self.tile
+        h, w = (h, w) if padded else (h - 2, w - 2)
+        down, right = -(-h // m), -(-w // m)
+        if n * down * right < 32 or down * right * m * m > 1.4 * h * w:  # too few tiles, or too much of them beyond the border
+            return self.conv(x, padded)
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, int(padded), m * right + 2 - int(padded) - x.shape[3], int(padded), m * down + 2 - int(padded) - x.shape[2]))
+        a, b, c, d = x.stride()
+        tiles = x.as_strided((m + 2, m + 2, n, down, right, channels), (b, c, a, m * b, m * c, d)).reshape((m + 2) ** 2, -1)
+        products = torch.bmm((self.to_basis @ tiles).view(len(tiles), -1, channels), self.filters)
+        y = (self.back @ products.view(len(tiles), -1)).view(m, m, n, down, right, -1).permute(2, 3, 0, 4, 1, 5).reshape(n, m * down, m * right, -1)
+        return y[:, :h, :w].add(self.bias).permute(0, 3, 1, 2)
+
 # %% ../../nbs/explain/10_occlusion.ipynb #a27115cc
 WORTH = 0.85  # a block is computed on patches while they are less than this share of its map
 
@@ -601,7 +653,10 @@ class _Kept:
         self.device, self.dtype = torch.device(device), dtype or trunk.stem.weight.dtype
         cpu = self.device.type == "cpu"
         self.batch, self.room = batch or (16 if cpu else 128), room or (2**28 if cpu else 2**32)
-        self.trunk = trunk._replace(stem=trunk.stem.to(self.dtype), blocks=tuple(b.to(self.dtype) for b in trunk.blocks))
+        blocks = tuple(b.to(self.dtype) for b in trunk.blocks)
+        if cpu:  # GPUs have ways of their own
+            blocks = tuple(b._replace(convs=tuple(Tiled(c) if Tiled.fits(c) else c for c in b.convs)) for b in blocks)
+        self.trunk = trunk._replace(stem=trunk.stem.to(self.dtype), blocks=blocks)
 
     def normalised(self, images):
         x = images.to(self.device)
@@ -636,14 +691,14 @@ class Incremental(_Kept):
         "The incremental form of a model, tried on the first image; Unfit where there is none."
         module, name = (call, "forward") if isinstance(call, nn.Module) else (getattr(call, "__self__", None), getattr(call, "__name__", ""))
         trunk = take_apart(module, name)
-        wanted = call(images[:1].to(device))
+        wanted, made = call(images[:1].to(device)), cls(trunk, device, batch)
         try:
-            found = cls(trunk, device).clean(images[:1])
+            found = made.clean(images[:1])
         except RuntimeError as error:
             raise Unfit(f"{type(module).__name__} does not run as a ResNet: {error}") from error
         if not torch.is_tensor(wanted) or wanted.shape != found.shape or not (wanted - found).norm() <= 1e-4 * wanted.norm():
             raise Unfit(f"{type(module).__name__} does more than the ResNet that it looks like")
-        return cls(trunk, device, batch, torch.bfloat16 if precision == "bf16" else None)
+        return made if precision == "fp32" else cls(trunk, device, batch, torch.bfloat16)
 
     def __call__(self, images, corners, side, fill):
         "As `Plain`: yields (which image [n], which position [n], outputs [n, ...])."
@@ -745,6 +800,7 @@ def _embeddings(runner, images, corners, side, fill):
     out = None
     for which, at, outputs in runner(images, corners, side, fill):
         outputs = _outputs(outputs, len(which), "embeddings [N, D]").cpu()
+        _check_finite(outputs, which, at)
         if out is None:
             out = torch.full((len(images), len(corners) + 1, outputs.shape[1]), math.nan)
         out[which, at + 1] = outputs.float()
@@ -810,7 +866,7 @@ def draw_hardest(
     pair = torch.cat([query, found.occluded(images)[which:which + 1]])
     pid, camid = _check_search(images, pid, camid, gallery)
     with measuring(call, images) as device:
-        vectors = _outputs(call(pair.to(device)), 2, "embeddings [N, D]")
+        vectors = _outputs(call(pair.to(device)), 2, "embeddings [N, D]").cpu()
     ranking = evaluate(Embeddings(vectors, pid[[which] * 2], None if camid is None else camid[[which] * 2]), gallery, **options)
     shown = [pair[0], _framed(pair[1], found.corners[tuple(found.hardest[which])], found.side)]
     return stack([draw_query(ranking, i, shown, gallery_images, top, query_title=f"AP {ranking.ap[i]:.2f}", height=112) for i in range(2)], "a query's list, plain and covered")
