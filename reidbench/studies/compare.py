@@ -186,7 +186,7 @@ def draw_gains(results, metrics=("Rank-1", "mAP")):
     gains, colours = results.gains(), dict(zip(PER_QUERY, (OKABE_ITO[0], OKABE_ITO[1])))
     traces, several = [], gains["group"].nunique() > 1
     for metric in metrics:
-        mine = gains[gains["metric"] == metric]
+        mine = gains[gains["metric"] == metric].sort_values("group", kind="stable", key=lambda g: g.map({name: k for k, name in enumerate(gains["group"].unique())}))
         labels = [f"{r.row} over {r.over}" + (f", {r.group}" if several else "") + f" <i>{metric}</i>" for r in mine.itertuples()]
         error = dict(type="data", symmetric=False, array=mine["high"] - mine["gain"], arrayminus=mine["gain"] - mine["low"], thickness=2)
         traces.append(go.Scatter(x=mine["gain"], y=labels, mode="markers", name=f"{metric}, here", marker=dict(size=9, color=colours[metric]), error_x=error,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'plan', 'record_name', 'model_of', 'finished', 'trained',
-           'agreed', 'together', 'first', 'found', 'cost', 'reader', 'done', 'work_off', 'Study', 'lock', 'locked',
-           'Report', 'here', 'ray_cluster', 'draw_plan']
+           'agreed', 'together', 'first', 'found', 'cost', 'reader', 'done', 'work_off', 'Study', 'asked', 'lock',
+           'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import html
@@ -248,9 +248,11 @@ def cost(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from reidbench.nets.identity import evaluating
+
     head = sum(p.numel() for name, p in net.named_parameters() if name.startswith("classifier"))
     device = next(net.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), evaluating(net), FlopCounterMode(display=False) as counter:
         net.embed(torch.zeros(1, 3, *size, device=device))
     return {"params": (sum(p.numel() for p in net.parameters()) - head) / 1e6, "flops": counter.get_total_flops() / 2e9}
 
@@ -398,10 +400,17 @@ def _why_missing(data, root, build):
         return str(error).splitlines()[0]
 
 # %% ../../nbs/studies/30_runner.ipynb #9a93b9da
+def asked(run):
+    "How a run searches, in a few words."
+    told = [("all pictures of a camera ask", run.queries == "multi"), ("re-ranked", run.rerank), (" ".join(map(str, run.degrade)), run.degrade),
+            (f"under {run.attack.name}{', adaptive' if run.attack.adaptive else ''}" if run.attack else "", run.attack), (f"behind {run.defence.name}" if run.defence else "", run.defence)]
+    return ", ".join(text for text, there in told if there) or "plain"
+
+# %% ../../nbs/studies/30_runner.ipynb #08cd8eac
 def _state(study, run, seed):
     "One search's line."
     job = next((j for j in study.jobs if j.seed == seed and any(r.work == run.work for r in j.searches)), None)
-    line = {"row": run.row, "set": run.test.title, "seed": seed, "state": "waiting", "why": "", "job": job.key if job else "", "seconds": None}
+    line = {"row": run.row, "set": run.test.title, "search": asked(run), "seed": seed, "state": "waiting", "why": "", "job": job.key if job else "", "seconds": float("nan")}
     file = study.folder / "records" / study.budget.label / record_name(run, seed)
     record = study.record(run, seed)
     if job is not None and (good := done(file, run, job, study.look)) is not None:
@@ -449,7 +458,7 @@ class Report:
         self.over.add(job.key)
         self.spent.append(seconds)
         for run, record in made:
-            self.say(f"    {run.row}, {run.test.title}, seed {job.seed}: " + (f"FAILED, {record.failure}" if record.failure else ", ".join(f"{k} {100 * record.metrics[k]:.1f}" for k in ("Rank-1", "mAP"))))
+            self.say(f"    {run.row}, {run.test.title}, {asked(run)}, seed {job.seed}: " + (f"FAILED, {record.failure}" if record.failure else ", ".join(f"{k} {100 * record.metrics[k]:.1f}" for k in ("Rank-1", "mAP"))))
 
     def say(self, text):
         if not self.quiet:
@@ -567,14 +576,14 @@ COLOURS = {"done": OKABE_ITO[3], "running": OKABE_ITO[5], "failed": OKABE_ITO[6]
 def _show(study):
     "States as a table: one line a row and set, one chip a seed."
     states, lines = study.states(), ""
-    for (row, data), mine in states.groupby(["row", "set"], sort=False):
+    for (row, data, search), mine in states.groupby(["row", "set", "search"], sort=False):
         chips = "".join(f"<td style='text-align:center'><span title='{html.escape(why or state, quote=True)}' style='background:{COLOURS[state]};color:{'#000' if state == 'cannot run' else '#fff'};"
                         f"border-radius:.6em;padding:.05em .6em'>{state}</span></td>" for state, why in zip(mine["state"], mine["why"]))
-        lines += f"<tr><td style='text-align:left'>{html.escape(row)}</td><td style='text-align:left'>{html.escape(data)}</td>{chips}</tr>"
+        lines += f"<tr><td style='text-align:left'>{html.escape(row)}</td><td style='text-align:left'>{html.escape(data)}</td><td style='text-align:left'>{html.escape(search)}</td>{chips}</tr>"
     heads = "".join(f"<th style='text-align:center'>seed {s}</th>" for s in study.seeds)
     why = "".join(f"<li>{html.escape(w)}</li>" for w in dict.fromkeys(states["why"]) if w)
     return (f"<table><caption><b>{html.escape(study.table.name)}</b>, budget {html.escape(study.budget.label)}: {len(states)} searches, {len(study.jobs)} trainings</caption>"
-            f"<thead><tr><th style='text-align:left'>row</th><th style='text-align:left'>set</th>{heads}</tr></thead><tbody>{lines}</tbody></table><ul>{why}</ul>")
+            f"<thead><tr><th style='text-align:left'>row</th><th style='text-align:left'>set</th><th style='text-align:left'>search</th>{heads}</tr></thead><tbody>{lines}</tbody></table><ul>{why}</ul>")
 
 # %% ../../nbs/studies/30_runner.ipynb #95b826cc
 def draw_plan(study):
@@ -583,19 +592,19 @@ def draw_plan(study):
     states = study.states()
     at, lines, points = {}, [], []
     for k, job in enumerate(jobs):
-        at[job.key] = (1.0 if job.start else 0.0, -k)
+        at[job.key] = (0.875 if job.start else 0.0, -k)
         points.append((*at[job.key], f"{job.run.method} on {job.run.train.title}", COLOURS["done"] if finished(study.folder / "trainings" / job.key) else COLOURS["waiting"], "square"))
         lines += [(at[need], at[job.key]) for need in job.needs]
         for i, run in enumerate(job.searches):
-            place = (2.0, -k - i / max(len(job.searches), 1) * 0.8)
-            state = states[(states["row"] == run.row) & (states["seed"] == job.seed) & (states["set"] == run.test.title)]["state"].iloc[0]
-            points.append((*place, run.row, COLOURS[state], "circle"))
+            place = (1.75, -k - i / max(len(job.searches), 1) * 0.8)
+            mine = states[(states["row"] == run.row) & (states["seed"] == job.seed) & (states["set"] == run.test.title) & (states["search"] == asked(run))]
+            points.append((*place, f"{run.row}: {asked(run)}", COLOURS[mine["state"].iloc[0]], "circle"))
             lines.append((at[job.key], place))
     edges = go.Scatter(x=[x for a, b in lines for x in (a[0], b[0], None)], y=[y for a, b in lines for y in (a[1], b[1], None)], mode="lines", line=dict(color="#8a9099", width=1), hoverinfo="skip", showlegend=False)
-    nodes = go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], text=[p[2] for p in points], mode="markers+text", textposition="middle right", cliponaxis=False, hoverinfo="text",
+    nodes = go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], text=[p[2] for p in points], mode="markers+text", textposition=["top right" if p[4] == "square" else "middle right" for p in points], cliponaxis=False, hoverinfo="text",
                        marker=dict(size=11, color=[p[3] for p in points], symbol=[p[4] for p in points]), showlegend=False)
-    drawn = figure(edges, nodes, title=f"{study.table.name}: what is trained (squares) and searched (dots) for one seed", x="", y="", height=140 + 30 * max(len(jobs), 3))
-    return drawn.update_xaxes(range=[-0.15, 2.9], tickvals=[0, 1, 2], ticktext=["trained", "trained again", "searched"], showgrid=False, zeroline=False).update_yaxes(visible=False)
+    drawn = figure(edges, nodes, title=f"{study.table.name}: what is trained (squares) and searched (dots) for one seed", x="", y="", height=140 + 22 * max(len(jobs) + sum(len(j.searches) for j in jobs), 4))
+    return drawn.update_xaxes(range=[-0.15, 2.9], tickvals=[0, 0.875, 1.75], ticktext=["trained", "trained again", "searched"], showgrid=False, zeroline=False).update_yaxes(visible=False)
 
 
 Study.figure = draw_plan
