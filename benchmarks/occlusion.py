@@ -127,7 +127,7 @@ def side_by_side(args, parts):
     for part in ("plain", "folded", "compiled"):
         if part in parts:
             theirs = loops[part]()
-            difference = ((theirs() - found.p_occluded.flatten()) / found.p_occluded.flatten()).abs().max()
+            difference = (theirs() - found.p_occluded.flatten()).abs().max() / found.p_occluded.max()
             assert difference < 1e-4, (part, float(difference))
             line(names[part], *pairs(ours, theirs, args.pairs), wanted.get(part, "") if goals else "")
     if {"captum", "bf16"} & set(parts):
