@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 # %% ../../nbs/explain/10_occlusion.ipynb #f41d0e41
 import numpy as np
@@ -379,6 +380,8 @@ class Conv(NamedTuple):
 
     def __call__(self, x, padded=True):
         size, stride, pad = self.shape
+        if size == stride == self.groups == 1 and not pad and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 1 and x[0, 0].numel() <= 64:
+            return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)  # on small maps faster than the convolution
         return F.conv2d(x, self.weight, self.bias, stride, pad if padded else 0, 1, self.groups)
 
     def to(self, dtype):
@@ -474,7 +477,8 @@ def take_apart(
             return trunk._replace(norms=(*parts[:first], *trunk.norms), head=lambda x: nn.Sequential(*rest)(trunk.head(x)))
     if isinstance(module, nn.Module) and all(hasattr(module, n) for n in ("conv1", "avgpool", "fc")):
         layers = [_part(module, f"layer{i}") for i in (1, 2, 3, 4)]
-        return Trunk(norms=(), head=lambda x: module.fc(module.avgpool(x).flatten(1)), **_read_stages(module.conv1, _part(module, "bn1"), _part(module, "maxpool"), layers))
+        pool, last = module.avgpool, module.fc  # not the module itself: what is kept of it must not keep it alive
+        return Trunk(norms=(), head=lambda x: last(pool(x).flatten(1)), **_read_stages(module.conv1, _part(module, "bn1"), _part(module, "maxpool"), layers))
     raise Unfit(f"{type(module).__name__} is no ResNet of torchvision, nor built on one")
 
 # %% ../../nbs/explain/10_occlusion.ipynb #048fb67a
@@ -535,8 +539,9 @@ class Plan:
         side,     # of the mask, pixels
         size,     # height, width of the images
         device="cpu",
+        keep=False,  # the rows, for the next pictures
     ):
-        self.which, self.count, self.device, self.windows, self.depth, self._rows = which, count, device, {}, 0, {}
+        self.which, self.count, self.device, self.keep, self.windows, self.depth, self._rows, self._made = which, count, device, keep, {}, 0, {}, {}
         at = [Span(c, c + side, c, side, length) for c, length in zip(corners.T, size)]
         at = self._step("image", at, trunk.stem.shape, shared=True)
         at = self._step("stem", at, trunk.pool)
@@ -553,7 +558,10 @@ class Plan:
 
     def rows(self, name):
         "The rows that make the patches of one step, and their shape (n, h, w)."
-        return self._rows[name]()  # made when they are used: those of a whole scan would be many
+        rows = self._made[name] if name in self._made else self._rows[name]()  # made when they are used: those of a whole scan may be many
+        if self.keep:
+            self._made[name] = rows
+        return rows
 
     def _note(self, tap, at):
         self.windows[tap] = at[0].size, at[1].size
@@ -683,22 +691,54 @@ class _Kept:
         return self.head(x)
 
 # %% ../../nbs/explain/10_occlusion.ipynb #19ca992e
+_LAST = WeakKeyDictionary()  # the model asked last -> what tells that it is as it was, its incremental form
+
+
+def _marks(module):
+    "What changes when a model does: its parts, its hooks, where its weights lie and what they sum to."
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+    return repr(module), hooks, [(t.data_ptr(), float(t.detach().sum())) for t in (*module.parameters(), *module.buffers())]
+
+# %% ../../nbs/explain/10_occlusion.ipynb #c21f03b4
 class Incremental(_Kept):
     "A ResNet that computes only what a mask changes."
 
+    planned = None, None  # for which places, and the plans
+
     @classmethod
     def of(cls, call, images, device, batch=None, precision="fp32"):
-        "The incremental form of a model, tried on the first image; Unfit where there is none."
+        "The incremental form of a model, tried on the first image and kept for the next call; Unfit where there is none."
         module, name = (call, "forward") if isinstance(call, nn.Module) else (getattr(call, "__self__", None), getattr(call, "__name__", ""))
+        marks = isinstance(module, nn.Module) and (_marks(module), name, images.shape[1:], device, batch, precision)
+        if marks and marks == _LAST.get(module, (None,))[0]:
+            return _LAST[module][1]
+        _LAST.clear()
         trunk = take_apart(module, name)
-        wanted, made = call(images[:1].to(device)), cls(trunk, device, batch)
+        made = cls._tried(call, module, trunk, images[:1], device, batch)
+        made = made if precision == "fp32" else cls(trunk, device, batch, torch.bfloat16)
+        _LAST[module] = marks, made
+        return made
+
+    @classmethod
+    def _tried(cls, call, module, trunk, image, device, batch):
+        "The incremental form, if it gives what the model gives."
+        wanted, made = call(image.to(device)), cls(trunk, device, batch)
         try:
-            found = made.clean(images[:1])
+            found = made.clean(image)
         except RuntimeError as error:
             raise Unfit(f"{type(module).__name__} does not run as a ResNet: {error}") from error
         if not torch.is_tensor(wanted) or wanted.shape != found.shape or not (wanted - found).norm() <= 1e-4 * wanted.norm():
             raise Unfit(f"{type(module).__name__} does more than the ResNet that it looks like")
-        return made if precision == "fp32" else cls(trunk, device, batch, torch.bfloat16)
+        return made
+
+    def plans(self, corners, count, side, size):
+        "Which places of which image each batch has, and its Plan; those of few places are kept for the next images."
+        key = corners.numpy().tobytes(), count, side, size
+        if self.planned[0] != key:
+            items = torch.arange(count * len(corners)).split(self.batch)  # position by position: windows of a batch lie close together
+            few = count * len(corners) <= 320
+            self.planned = few and key, [(i, Plan(self.trunk, corners[i // count], i % count, count, side, size, self.device, few)) for i in items]
+        return self.planned[1]
 
     def __call__(self, images, corners, side, fill):
         "As `Plain`: yields (which image [n], which position [n], outputs [n, ...])."
@@ -706,12 +746,11 @@ class Incremental(_Kept):
         together = max(1, min(self.batch, self.room // (600 * size[0] * size[1])))  # the kept maps of a ResNet-50 take about 600 bytes a pixel
         colour = self.normalised(torch.tensor(fill, dtype=images.dtype).view(1, 3, 1, 1)).flatten()
         for some in torch.arange(len(images)).split(together):
-            n, items = len(some), torch.arange(len(some) * len(corners)).split(self.batch)  # position by position: windows of a batch lie close together
-            plans = [Plan(self.trunk, corners[i // n], i % n, n, side, size, self.device) for i in items]
-            tables = Tables(plans)
+            n, plans = len(some), self.plans(corners, len(some), side, size)
+            tables = Tables([plan for _, plan in plans])
             yield some, torch.full_like(some, -1), self.clean(images[some], tables.fill)
             tables["image"][0][-1] = colour
-            for i, plan in zip(items, plans):
+            for i, plan in plans:
                 yield some[i % n], i // n, self.head(run_patches(self.trunk, tables, plan))
 
 # %% ../../nbs/explain/10_occlusion.ipynb #b17b87c0
