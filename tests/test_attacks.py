@@ -1,0 +1,271 @@
+"Attacks: the box, what stays untouched, batches, bad input, and torchattacks' step beside ours."
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from reidbench.attacks.base import Attack, attacked, distances, guides_of, nearest_wrong, on_paper
+from reidbench.attacks.feature import FGSM, FNA, IFGSM, LTA, MIFGSM, ODFA, SMA, bai
+from reidbench.metrics.ranking import Embeddings
+
+ALL = (FGSM, IFGSM, MIFGSM, SMA, ODFA, FNA, LTA)
+
+
+class Net(nn.Module):
+    "Convolution, batch norm, dropout: everything that an attack might disturb."
+
+    def __init__(self, dtype=torch.float32, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6), nn.Tanh(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(6 * 7 * 3, 8))
+        self.body[1].running_mean += 0.2
+        self.to(dtype)
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def pictures(n=5, dtype=torch.float32, seed=1, size=(16, 8)):
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+WHO = torch.tensor([0, 0, 1, 1, 2])
+
+
+@settings(max_examples=25, deadline=None)
+@given(which=st.sampled_from(ALL), eps=st.integers(1, 40), part=st.floats(0.05, 1.0), iterations=st.integers(1, 4), low=st.floats(0, 0.6), seed=st.integers(0, 99), rounded=st.booleans())
+def test_the_box_and_the_range_hold(which, eps, part, iterations, low, seed, rounded):
+    images = (pictures(seed=seed) * (1 - low) + low).clamp(0, 1)
+    images[0, :, :4] = 0.0
+    images[1, :, :4] = 1.0
+    out = which(eps=eps / 255, step=part * eps / 255, iterations=iterations, seed=seed, rounded=rounded)(Net(), images, pids=WHO, guides=pictures(seed=seed + 1))
+    assert out.shape == images.shape and out.dtype == images.dtype
+    assert (out - images).abs().max() <= eps / 255 + 1e-6 or (rounded and (out - images).abs().max() <= max(eps, 0.5) / 255 + 1e-5)
+    assert out.min() >= 0 and out.max() <= 1
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("which", ALL)
+def test_nothing_is_left_behind(which, fold):
+    net, images, guides = Net().train(), pictures(), pictures(seed=2)
+    net.body[0].weight.grad = torch.ones_like(net.body[0].weight)
+    net.body[5].bias.requires_grad_(False)
+    state, modes = {k: v.clone() for k, v in net.state_dict().items()}, [m.training for m in net.modules()]
+    given_images, given_guides = images.clone(), guides.clone()
+    which(iterations=2, fold=fold)(net, images, pids=WHO, guides=guides)
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items()) and modes == [m.training for m in net.modules()]
+    assert torch.equal(net.body[0].weight.grad, torch.ones_like(net.body[0].weight)) and net.body[1].weight.grad is None
+    assert net.body[0].weight.requires_grad and not net.body[5].bias.requires_grad
+    assert torch.equal(images, given_images) and torch.equal(guides, given_guides)
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_the_batch_size_changes_nothing(which):
+    net, images, guides = Net(torch.float64), pictures(dtype=torch.float64), pictures(seed=3, dtype=torch.float64)
+    whole, parts = (which(iterations=4, batch=b)(net, images, pids=WHO, guides=guides) for b in (32, 2))
+    assert (whole - parts).abs().max() < 1e-6
+    if which is not FNA:  # its aim is in the company
+        alone = torch.cat([which(iterations=4)(net, images[i:i + 1], pids=WHO[i:i + 1], guides=guides[i:i + 1]) for i in range(5)])
+        assert (whole - alone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("which", ALL)
+def test_the_frozen_copy_attacks_as_the_model_does(which):
+    net, images, guides = Net(torch.float64), pictures(dtype=torch.float64), pictures(seed=3, dtype=torch.float64)
+    a, b = (which(iterations=4, fold=f)(net, images, pids=WHO, guides=guides) for f in (True, False))
+    assert (a - b).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("which", [a for a in ALL if a is not FGSM])
+def test_it_moves_the_features_more_than_noise(which):
+    net, images = Net(), pictures(32)
+    guides, who = (images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1), torch.arange(32) % 4
+    unit = lambda x: nn.functional.normalize(net.eval()(x))
+    noise = (images + 5 / 255 * (torch.rand(images.shape, generator=torch.Generator().manual_seed(1)) - 0.5).sign()).clamp(0, 1)
+    moved = lambda x: (unit(x) - unit(images)).norm(dim=1).mean()
+    assert moved(which()(net, images, pids=who, guides=guides)) > 3 * moved(noise)
+
+
+def test_a_step_is_torchattacks_step():
+    net, images, guides = Net().eval(), pictures(), pictures(seed=4)
+    reference = nn.functional.normalize(net(guides)).detach()
+
+    class Logits(nn.Module):
+        "(distance to the guide, 0): cross-entropy with label 1 grows with the distance."
+
+        def forward(self, x):
+            d = (nn.functional.normalize(net(x)) - reference).square().sum(1)
+            return torch.stack([d, torch.zeros_like(d)], 1)
+
+    peer = torchattacks.PGD(Logits().eval(), eps=5 / 255, alpha=1 / 255, steps=1, random_start=False)
+    ours = IFGSM(iterations=1, momentum=0.0)(net, images, guides=guides)
+    assert torch.allclose(ours, peer(images, torch.ones(5, dtype=torch.long)), atol=1e-6)
+
+
+@pytest.mark.parametrize("knobs, words", [
+    (dict(eps=0), "above 0"), (dict(eps=-0.1), "above 0"), (dict(step=0), "above 0"), (dict(step=0.5), "at most eps"), (dict(iterations=0), "iterations"), (dict(eps=5), "eps"), (dict(precision="int8"), "precision"), (dict(draws=0), "draws"),
+])
+def test_knobs_that_make_no_attack(knobs, words):
+    with pytest.raises(ValueError, match=words):
+        SMA(**knobs)
+
+
+def test_bad_input_is_named():
+    net, images = Net(), pictures()
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        SMA()(net, images * 255)
+    with pytest.raises(ValueError, match="needs guides"):
+        IFGSM()(net, images)
+    with pytest.raises(ValueError, match="needs pids"):
+        FNA()(net, images)
+    with pytest.raises(ValueError, match="pids has shape"):
+        FNA()(net, images, pids=[1, 2])
+    with pytest.raises(ValueError, match="guides has shape"):
+        IFGSM()(net, images, guides=images[:2])
+    with pytest.raises(ValueError, match="guides.*\\[0, 1\\]"):
+        IFGSM()(net, images, guides=images * 3)
+    with pytest.raises(ValueError, match="at least two identities"):
+        FNA()(net, images, pids=[1] * 5)
+    with pytest.raises(ValueError, match="not differentiable"):
+        SMA()(lambda x: net(x.detach()), images)
+    with pytest.raises(ValueError, match="not differentiable"):
+        SMA()(lambda x: net((x * 255).round() / 255), images)
+    with pytest.raises(ValueError, match=r"embeddings \[N, D\]"):
+        SMA()(lambda x: x, images)
+    assert SMA()(net, images[:0]).shape == (0, 3, 16, 8)
+
+
+def test_fgsm_is_one_step_and_bai_six():
+    assert (FGSM(eps=3 / 255, step=1 / 255, iterations=15).step, FGSM(iterations=9).iterations) == (3 / 255, 1)
+    assert [bai(n)["iterations"] for n in (1, 2, 5, 16)] == [1, 2, 6, 20]
+
+
+def test_a_saved_picture_stays_in_the_box():
+    images = pictures()
+    for eps in (0.2 / 255, 0.7 / 255, 5 / 255):
+        out = on_paper((images + eps * torch.sign(torch.rand_like(images) - 0.5)).clamp(0, 1), images, eps)
+        assert torch.allclose(out * 255, (out * 255).round(), atol=1e-4) and (out - images).abs().max() <= max(eps, 0.5 / 255) + 1e-5
+
+
+def test_expectation_asks_several_times():
+    net, images, asked = Net(), pictures(), []
+
+    def shaky(x):
+        asked.append(len(x))
+        return net.eval()(x + 0.01 * torch.randn(x.shape))
+
+    SMA(iterations=3, draws=4)(shaky, images)
+    assert len(asked) == 1 + 3 * 4
+
+
+def test_distances_by_hand():
+    rng = np.random.default_rng(0)
+    query = Embeddings(rng.normal(size=(4, 5)), [1, 2, 3, 1], [0, 0, 1, 1])
+    gallery = Embeddings(rng.normal(size=(9, 5)), [1, 1, 2, 2, 3, 0, -1, 4, 1], [1, 0, 1, 0, 1, 2, 0, 1, 2])
+    own, wrong = distances(query, gallery)
+    unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)
+    for i in range(4):
+        d = np.linalg.norm(unit(query.values[i]) - unit(gallery.values), axis=1)
+        same = (gallery.pid == query.pid[i]) & (gallery.camid != query.camid[i])
+        other = (gallery.pid != query.pid[i]) & (gallery.pid != -1)
+        assert np.isclose(own[i], d[same].mean() if same.any() else np.nan, atol=1e-5, equal_nan=True) and np.isclose(wrong[i], d[other].min(), atol=1e-5)
+    assert np.isnan(own[2])
+
+
+def test_guides_come_from_other_cameras():
+    import pandas as pd
+    people = pd.DataFrame({"path": ["a", "b"], "pid": [1, 2], "camid": [0, 0]})
+    others = pd.DataFrame({"path": list("cdefg"), "pid": [1, 1, 1, 2, 3], "camid": [0, 1, 2, 0, 1]})
+    rows = guides_of(people, others, 4)
+    assert set(rows[0]) == {1, 2} and set(rows[1]) == {3} and rows.shape == (2, 4)
+    with pytest.raises(ValueError, match="person 3 .*no second picture"):
+        guides_of(pd.DataFrame({"path": ["z"], "pid": [3], "camid": [1]}), others.iloc[:4])
+    assert guides_of(people, people, 2, alone=True).tolist() == [[0, 0], [1, 1]]
+
+
+def test_the_nearest_wrong_stops_an_attack():
+    gallery = Embeddings(np.eye(3), [1, 2, -1], [1, 1, 1])
+    stop = nearest_wrong(gallery, np.array([1, 1]), np.array([0, 0]))
+    assert stop(torch.eye(3)[:2], torch.tensor([0, 1])).tolist() == [False, True]
+    calls = []
+
+    def until(features, rows):
+        calls.append(rows.tolist())
+        return torch.ones(len(rows), dtype=torch.bool)
+
+    SMA(batch=2)(Net(), pictures(), stop=until)
+    assert calls == [[0, 1], [2, 3], [4]]
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    from reidbench.data import benchmarks
+    return benchmarks.load("street", root=tmp_path_factory.mktemp("street"), identities=8, images=2, progress=False)
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 2)), nn.Flatten())
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def test_a_search_under_attack(town):
+    net = Flat()
+    found = attacked(town, net, SMA(iterations=5), size=(32, 16))
+    assert len(found.table) == len(town.query) and found.images == len(town.query) and found.seconds > 0
+    assert found.after.mAP < found.before.mAP and "Rank-1" in found._repr_html_() and "white box" in repr(found)
+    assert np.allclose(found.table["AP before"], found.before.ap, equal_nan=True)
+    side = attacked(town, net, IFGSM(iterations=3), side="gallery", size=(32, 16))
+    looked_for = town.gallery["pid"].isin(set(town.query["pid"])).sum()
+    assert side.images == looked_for and side.after.mAP < side.before.mAP
+    untouched = ~town.gallery["pid"].isin(set(town.query["pid"])).to_numpy()
+    assert np.array_equal(side.embeddings["attacked"].values[untouched], side.embeddings["gallery"].values[untouched])
+
+
+def test_attackers_who_know_and_who_do_not(town):
+    net, seen = Flat(), []
+
+    def defence(images):
+        seen.append(images.requires_grad)
+        return nn.functional.avg_pool2d(images, 3, 1, 1)
+
+    oblivious = attacked(town, net, SMA(iterations=3), size=(32, 16), defence=defence)
+    assert not any(seen) and "does not know" in repr(oblivious)
+    adaptive = attacked(town, net, SMA(iterations=3), size=(32, 16), defence=defence, adaptive=True)
+    assert any(seen) and "knows the defence" in repr(adaptive)
+    assert adaptive.scores()["after"]["own"] > oblivious.scores()["after"]["own"]
+    black = attacked(town, net, SMA(iterations=3), size=(32, 16), source=lambda x: nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+    assert "another model" in repr(black)
+
+
+def test_an_early_stop_asks_less(town):
+    asked, net = [], Flat().eval()
+
+    def counting(images):
+        asked.append(len(images))
+        return net(images)
+
+    runs = {}
+    for stops in (False, True):
+        asked.clear()
+        found = attacked(town, counting, SMA(iterations=15, batch=1), size=(32, 16), early_stop=stops)
+        runs[stops] = sum(asked), found.after.cmc[0]
+    assert runs[True][0] < runs[False][0] and runs[True][1] <= runs[False][1] + 1.01 / len(town.query)
+
+
+@pytest.mark.parametrize("options, words", [(dict(side="both"), "side"), (dict(adaptive=True), "defence"), (dict(early_stop=True, side="gallery"), "early_stop")])
+def test_searches_that_cannot_be(town, options, words):
+    with pytest.raises(ValueError, match=words):
+        attacked(town, Flat(), SMA(iterations=1), size=(32, 16), **options)
+
+
+def test_a_base_attack_has_no_beginning():
+    with pytest.raises(ValueError, match="no gradient"):
+        Attack()(lambda x: x.mean((2, 3)) * 0 + 1, pictures())
