@@ -229,7 +229,7 @@ def pick(
     chances,  # name -> probability; together at most 1
 ):
     "A name for each number, None where the chances leave room."
-    if min(chances.values()) < 0 or sum(chances.values()) > 1 + 1e-9:
+    if min(chances.values(), default=0) < 0 or sum(chances.values()) > 1 + 1e-9:
         raise ValueError(f"chances must be at least 0 and together at most 1, got {chances}")
     names, ends = list(chances), torch.tensor(list(chances.values()), dtype=torch.float64).cumsum(0)
     at = torch.searchsorted(ends, u.double().cpu(), right=True)
