@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'plan', 'record_name', 'model_of', 'finished', 'trained',
-           'agreed', 'together', 'first', 'found', 'cost', 'reader', 'done', 'work_off', 'Study', 'asked', 'lock',
-           'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
+           'agreed', 'together', 'first', 'found', 'searched', 'cost', 'reader', 'done', 'work_off', 'Study', 'asked',
+           'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import html
@@ -211,19 +211,42 @@ def found(
 ):
     "Search: the cell's Record."
     from reidbench.core.base import pick_device
-    from reidbench.nets.backbones import frozen
-    from reidbench.studies.audit import search
 
     since, settings, device = time.time(), job.settings, pick_device(job.settings.device)
     benchmark, net = run.test.at(job.seed).load(root), model_of(folder, run.method, device)
-    ranking = search(frozen(net), benchmark, tuple(settings.size), run.test.protocol, run.queries, run.rerank, run.degrade or None, defence=run.defence.make() if run.defence else None, seed=job.seed)
+    ranking, told = searched(run, job, net, benchmark, Path(folder).parent)
     metrics = {name: float(value) for name, value in ranking.scores().items() if name != "Rank-20"}
     metrics.update(cost(net, settings.size))
     shares = lambda values: [None if v != v else round(float(v), 5) for v in values]  # None: the query has no match
     per_query = {"pid": plain(ranking.query_pid), "ap": shares(ranking.ap), "rank1": shares(ranking.rank1)}
     return _record(run, job, training.settings, metrics=metrics, curves=training.curves, seconds=training.seconds + time.time() - since, memory=max(training.memory or 0, peak_memory(device) or 0),
                    weights=training.weights, surroundings=surroundings(device), data=_sets(run, job, root, benchmark),
-                   details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query})
+                   details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query, **told})
+
+
+def searched(
+    run,        # Run
+    job,        # Job, whose model it is
+    net,        # the model
+    benchmark,  # data.people.Benchmark
+    place,      # folder of the trainings: models that noise is made on lie there
+):
+    "The run's Ranking, and what there is to tell about an attack: the search without it, seconds a picture, mean distances."
+    from reidbench.attacks.base import attacked
+    from reidbench.nets.backbones import frozen
+    from reidbench.studies.audit import search
+
+    settings, defence = job.settings, run.defence.make() if run.defence else None
+    if run.attack is None:
+        return search(frozen(net), benchmark, tuple(settings.size), run.test.protocol, run.queries, run.rerank, run.degrade or None, defence=defence, seed=job.seed), {}
+    if run.queries != "single" or run.degrade:
+        raise ValueError(f"{run.table}, {run.row}: an attack on {'pooled' if run.queries != 'single' else 'degraded'} queries is not defined")
+    attack = run.attack.make(rounded=True, precision="bf16" if settings.precision == "bf16" else "fp32")  # the papers attack a picture and save it
+    key = dict(job.sources).get(run.attack.source)
+    source = frozen(model_of(place / key, "identification", next(net.parameters()).device)) if key else None
+    result = attacked(benchmark, net, attack, defence=defence, adaptive=run.attack.adaptive, source=source, size=tuple(settings.size), protocol=run.test.protocol, rerank=run.rerank, seed=job.seed)
+    before, after = result.scores().values()
+    return result.after, {"attack": {"before": before, "own": after["own"], "wrong": after["wrong"], "seconds": result.seconds, "attacker": result.said["attacker"]}}
 
 
 def _record(run, job, settings, details, **more):
