@@ -269,3 +269,35 @@ def test_searches_that_cannot_be(town, options, words):
 def test_a_base_attack_has_no_beginning():
     with pytest.raises(ValueError, match="no gradient"):
         Attack()(lambda x: x.mean((2, 3)) * 0 + 1, pictures())
+
+
+def test_structural_similarity_is_torchmetrics():
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
+
+    from reidbench.attacks.generative import ms_ssim
+    g = torch.Generator().manual_seed(0)
+    a = nn.functional.interpolate(torch.rand(2, 3, 24, 24, generator=g), (256, 256), mode="bicubic").clamp(0, 1)
+    b = (a + 0.05 * torch.randn(a.shape, generator=g)).clamp(0, 1)
+    assert torch.allclose(ms_ssim(a, b), theirs(b, a, data_range=1.0, reduction="none"), atol=2e-3)
+    with pytest.raises(ValueError, match="smaller window"):
+        ms_ssim(a[..., :8, :8], b[..., :8, :8])
+
+
+def test_a_generator_learns_goes_on_and_is_read_again(town, tmp_path):
+    from reidbench.attacks.generative import DMR, misranking
+    from reidbench.nets.identity import IdentityNet
+
+    torch.manual_seed(0)
+    net = IdentityNet("resnet18", 8, last_stride=1)
+    knobs = dict(width=4, critic_width=4, blocks=1, p=2, k=2)
+    whole = DMR(epochs=1, **knobs).fit(net, town, (64, 32), tmp_path / "a", quiet=True)
+    images = pictures(3, size=(64, 32))
+    out = whole(None, images)
+    assert (out - images).abs().max() <= 16 / 255 + 1e-6 and out.min() >= 0 and out.max() <= 1 and not torch.equal(out, images)
+    assert torch.allclose(out, DMR(epochs=1, **knobs).fit(net, town, (64, 32), tmp_path / "a", quiet=True)(None, images), atol=1e-5)
+    assert torch.allclose(out, DMR().load(tmp_path / "a" / "generator.safetensors")(net, images, pids=[1, 2, 3]), atol=1e-5)
+    assert all(p.grad is None for p in net.parameters()) and {"class", "rank", "unlike", "critic", "generator"} <= set(whole.curves)
+    for call, words in ((lambda: DMR()(None, images), "not learnt"), (lambda: DMR(eps=0), "eps"), (lambda: whole(None, images[..., :30]), "divisible by 4"),
+                        (lambda: DMR().fit(net, town, (62, 32)), "divisible by 4"), (lambda: misranking(torch.rand(2, 3), torch.rand(2, 3), torch.tensor([1, 1])), "one person")):
+        with pytest.raises(ValueError, match=words):
+            call()

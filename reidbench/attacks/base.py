@@ -389,12 +389,12 @@ def attacked(
         values, spent, count = _under_attack(arena, found[side].values.copy(), guides, seed, stop, together, progress)
     rank = lambda q, g: (evaluate_reranked if rerank else evaluate)(q, g, protocol)
     changed = {**found, side: arena.embeddings(side, values)}
-    said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive, "attacker": _attacker(defence, adaptive, source)}
+    said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive, "attacker": _attacker(attack, defence, adaptive, source)}
     return Attacked(rank(found["query"], found["gallery"]), rank(changed["query"], changed["gallery"]), _per_query(found, changed, rank), spent / max(count, 1), count, said, {**found, "attacked": changed[side]})
 
 # %% ../../nbs/attacks/10_base.ipynb #13f73444
-def _attacker(defence, adaptive, source):
-    who = "made on another model" if source is not None else "who knows the defence" if adaptive else "who does not know the defence" if defence is not None else "white box"
+def _attacker(attack, defence, adaptive, source):
+    who = "made on another model" if source is not None or not getattr(attack, "asks", True) else "who knows the defence" if adaptive else "who does not know the defence" if defence is not None else "white box"
     return who if defence is None else f"{who} ({name_of(defence)})"
 
 

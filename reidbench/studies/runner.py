@@ -214,7 +214,7 @@ def found(
 
     since, settings, device = time.time(), job.settings, pick_device(job.settings.device)
     benchmark, net = run.test.at(job.seed).load(root), model_of(folder, run.method, device)
-    ranking, told = searched(run, job, net, benchmark, Path(folder).parent)
+    ranking, told = searched(run, job, net, benchmark, Path(folder).parent, root)
     metrics = {name: float(value) for name, value in ranking.scores().items() if name != "Rank-20"}
     metrics.update(cost(net, settings.size))
     shares = lambda values: [None if v != v else round(float(v), 5) for v in values]  # None: the query has no match
@@ -230,6 +230,7 @@ def searched(
     net,        # the model
     benchmark,  # data.people.Benchmark
     place,      # folder of the trainings: models that noise is made on lie there
+    root,       # folder of the sets
 ):
     "The run's Ranking, and what there is to tell about an attack: the search without it, seconds a picture, mean distances."
     from reidbench.attacks.base import attacked
@@ -243,7 +244,10 @@ def searched(
         raise ValueError(f"{run.table}, {run.row}: an attack on {'pooled' if run.queries != 'single' else 'degraded'} queries is not defined")
     attack = run.attack.make(rounded=True, precision="bf16" if settings.precision == "bf16" else "fp32")  # the papers attack a picture and save it
     key = dict(job.sources).get(run.attack.source)
-    source = frozen(model_of(place / key, "identification", next(net.parameters()).device)) if key else None
+    source = model_of(place / key, "identification", next(net.parameters()).device) if key else None
+    if hasattr(attack, "fit"):  # it learns against the model at hand, then asks nobody
+        attack.epochs = min(attack.epochs, settings.epochs)
+        attack, source = attack.fit(source or net, job.train_set.load(root), tuple(settings.size), place / f"{key or job.key}" / slug(run.attack.name), quiet=True, device=settings.device), None
     result = attacked(benchmark, net, attack, defence=defence, adaptive=run.attack.adaptive, source=source, size=tuple(settings.size), protocol=run.test.protocol, rerank=run.rerank, seed=job.seed)
     before, after = result.scores().values()
     return result.after, {"attack": {"before": before, "own": after["own"], "wrong": after["wrong"], "seconds": result.seconds, "attacker": result.said["attacker"]}}
