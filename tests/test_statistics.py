@@ -96,7 +96,7 @@ class Spy(MSFLTrainer):
         torch.save(kept, folder / f"{self.called}-{world}-{rank}.pt")
         raise Done
 
-ways = {"plain": {}, "exact": dict(penalty=0.3), "squared": dict(penalty=0.3, squared=True, q=1, stages=("layer2", "layer3")), "adversarial": dict(penalty=0.3, regulariser="adversarial"), "gated": dict(penalty=0.3, mode="gated")}
+ways = {"plain": {}, "exact": dict(penalty=0.3, mode="exact"), "squared": dict(penalty=0.3, squared=True, q=1, stages=("layer2", "layer3")), "adversarial": dict(penalty=0.3, regulariser="adversarial"), "gated": dict(penalty=0.3, mode="gated")}
 for name, changes in ways.items():
     settings = msfl.small(msfl.MSFLSettings(), epochs=1, p=4, k=2, size=(64, 32), precision="no", device="cpu", width=16, middle=4, embedding=16, last_stride=1, processes=world, **changes)
     trainer = Spy(pickle.loads((folder / "handed.pickle").read_bytes()), settings, quiet=True)
