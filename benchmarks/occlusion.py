@@ -9,24 +9,20 @@ call takes. All weights are drawn: speed does not depend on them.
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # the compiler's best for inference: weights laid out once
 import torch
 import torchvision
+from timing import PEERS, alone, line, pairs, peak_memory, pip, seconds
 from torch import nn
 
 from reidbench.explain.occlusion import mask_corners, mask_side, occlude, sensitivity
 from reidbench.nets.backbones import frozen
 from reidbench.nets.blocks import IMAGENET_MEAN, Normalize
 
-PEERS = Path(__file__).resolve().parent.parent / "outputs" / "peers" / "captum"
 SIZE, STRIDE, BATCH = (256, 128), 10, 16
 
 
@@ -55,9 +51,10 @@ def picture(size=SIZE):
 def fetch_captum():
     "captum's Occlusion, or None where it cannot be had."
     try:
-        if not PEERS.is_dir():
-            subprocess.run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps", "--target", str(PEERS), "captum==0.9.0"], check=True, capture_output=True)
-        sys.path.append(str(PEERS))
+        place = PEERS / "captum"
+        if not place.is_dir():
+            pip("install", "--no-deps", "--target", str(place), "captum==0.9.0")
+        sys.path.append(str(place))
         from captum.attr import Occlusion
         return Occlusion
     except (subprocess.CalledProcessError, OSError, ImportError) as error:
@@ -96,23 +93,6 @@ def plain_loop(net, image, batch=BATCH, channels_last=False):
 
 
 # -- side by side ---------------------------------------------------------------------------------------------------
-def seconds(call):
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def pairs(ours, theirs, n):
-    "Median seconds of both and the median ratio, run in turns."
-    ours(), theirs()
-    a, b = zip(*[(seconds(ours), seconds(theirs)) for _ in range(n)])
-    return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in zip(a, b))
-
-
-def line(what, ours, theirs, ratio, wanted=""):
-    print(f"{what:<74} {ours:8.3f} s {theirs:8.3f} s {ratio:7.2f}x  {wanted}", flush=True)
-
-
 def side_by_side(args, parts):
     net, image = network(args.net, args.last_stride), picture(args.size)
     ours, half = (lambda p=p: sensitivity(net, image, [3], stride=STRIDE, precision=p) for p in ("fp32", "bf16"))
@@ -129,7 +109,7 @@ def side_by_side(args, parts):
             theirs = loops[part]()
             difference = (theirs() - found.p_occluded.flatten()).abs().max() / found.p_occluded.max()
             assert difference < 1e-4, (part, float(difference))
-            line(names[part], *pairs(ours, theirs, args.pairs), wanted.get(part, "") if goals else "")
+            line(names[part], *pairs(ours, theirs, args.pairs, warm=True), wanted.get(part, "") if goals else "")
     if {"captum", "bf16"} & set(parts):
         with_captum(args, parts, net, image, ours, half, positions, goals)
 
@@ -146,7 +126,7 @@ def with_captum(args, parts, net, image, ours, half, positions, goals):
     print("captum, seconds by perturbations_per_eval: " + ", ".join(f"{k}: {v:.2f}" for k, v in took.items()), flush=True)
     for part, mine, goal in (("captum", ours, "at least 2.6x"), ("bf16", half, "at least 5x")):
         if part in parts:
-            a, b, ratio = pairs(mine, call, args.pairs)
+            a, b, ratio = pairs(mine, call, args.pairs, warm=True)
             line(f"captum, perturbations_per_eval {best}, its whole call of {visited} positions" + (", ours in bf16" if part == "bf16" else ""), a, b, ratio)
             line(f"captum, its time for {positions} positions" + (", ours in bf16" if part == "bf16" else ""), a, b * share, ratio * share, goal if goals else "")
     if "bf16" in parts:
@@ -155,15 +135,6 @@ def with_captum(args, parts, net, image, ours, half, positions, goals):
 
 
 # -- memory: in a process of its own ----------------------------------------------------------------------------------
-def peak_memory():
-    "The largest resident size of this process, gigabytes."
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would hold the parent's peak too
-        return next(int(row.split()[1]) for row in status.read_text().splitlines() if row.startswith("VmHWM")) * 1024 / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
 def job(args):
     "One map at stride 4, then the peak memory of the process."
     net, image = network(args.net, args.last_stride, settled=False), picture(args.size)  # settling takes memory of its own
@@ -173,10 +144,9 @@ def job(args):
 
 
 def memory(args):
-    ran = subprocess.run([sys.executable, __file__, "--job", "--last-stride", str(args.last_stride), *(["--quick"] if args.quick else [])], capture_output=True, text=True)
-    if ran.returncode:
-        return print(f"memory: failed: {(ran.stderr.strip().splitlines() or [f'exit {ran.returncode}'])[-1]}", flush=True)
-    r = json.loads(ran.stdout.strip().splitlines()[-1])
+    r, wrong = alone(__file__, "--job", "--last-stride", args.last_stride, *(["--quick"] if args.quick else []))
+    if wrong:
+        return print(f"memory: failed: {wrong}", flush=True)
     print(f"peak memory of the whole process, one map at stride 4: {r['gigabytes']:.2f} GB (library and network alone {r['before']:.2f} GB), {r['seconds']:.1f} s   at most 1.5 GB", flush=True)
 
 

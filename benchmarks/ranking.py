@@ -10,24 +10,22 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tarfile
-import time
 import warnings
 import zipfile
-from pathlib import Path
+from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 import numpy as np
 import torch
+from timing import PEERS, alone, line, pairs, peak_memory, pip, seconds
 
 from reidbench.metrics import ranking, reranking
 from reidbench.metrics.ranking import Distances, Embeddings, evaluate, evaluate_distances
 
-PEERS = Path(__file__).resolve().parent.parent / "outputs" / "peers"
+line = partial(line, width=102)
 SIZES = {"market": (3368, 13115, 2798, 751, 6), "msmt17": (11659, 82161, 0, 3060, 15), "quick": (300, 2500, 400, 120, 6)}  # queries, gallery, strangers, people, cameras
 
 
@@ -58,10 +56,6 @@ def module(path, name):
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
-
-
-def pip(*args):
-    subprocess.run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args], check=True, capture_output=True)
 
 
 def fetch_peers():
@@ -136,23 +130,6 @@ def peer_rerank(query, gallery):
 
 
 # -- side by side ---------------------------------------------------------------------------------------------------
-def seconds(call):
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def pairs(ours, theirs, n):
-    "Median seconds of both and the median ratio, run in turns."
-    times = [(seconds(ours), seconds(theirs)) for _ in range(n)]
-    a, b = zip(*times)
-    return statistics.median(a), statistics.median(b), statistics.median(y / x for x, y in times)
-
-
-def line(what, ours, theirs, ratio, wanted=""):
-    print(f"{what:<102} {ours:8.3f} s {theirs:8.3f} s {ratio:7.2f}x  {wanted}", flush=True)
-
-
 def bench_distances(size, n):
     for noise, model in ((0.9, "good model"), (30.0, "bad model")):
         query, gallery = embeddings(size, noise)
@@ -203,24 +180,14 @@ def job(name, size):
     print(json.dumps({"seconds": took, "gigabytes": peak_memory()}))
 
 
-def peak_memory():
-    "The largest resident size of this process, gigabytes."
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would hold the parent's peak too
-        return next(int(row.split()[1]) for row in status.read_text().splitlines() if row.startswith("VmHWM")) * 1024 / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
 def bench_memory(sizes):
     goals = {("market", "re-rank, whole table"): "at most a sixth of the peer's", ("msmt17", "evaluate"): "at most 2.2 GB", ("msmt17", "re-rank, scored in blocks"): "at most 6 GB"}
     for size in sizes:
         for name in ["embeddings alone", "evaluate", "re-rank, scored in blocks", "re-rank, whole table"] + (["evaluate, peer", "re-rank, peer"] if size != "msmt17" else []):
-            ran = subprocess.run([sys.executable, __file__, "--job", name, "--size", size], capture_output=True, text=True)
-            if ran.returncode:
-                print(f"{size}, {name}: failed: {(ran.stderr.strip().splitlines() or [f'exit {ran.returncode}'])[-1]}", flush=True)
+            r, wrong = alone(__file__, "--job", name, "--size", size)
+            if wrong:
+                print(f"{size}, {name}: failed: {wrong}", flush=True)
                 continue
-            r = json.loads(ran.stdout.strip().splitlines()[-1])
             print(f"peak memory of the whole process, {size}, {name:<28} {r['gigabytes']:6.2f} GB {r['seconds']:8.1f} s  {goals.get((size, name), '')}", flush=True)
 
 

@@ -29,7 +29,7 @@ def plainly(call, *args, **kwargs):
 
     try:
         return call(*args, **kwargs)
-    except (ValueError, FileNotFoundError, CheckpointError, NonFiniteLoss) as error:
+    except (ValueError, FileNotFoundError, ImportError, CheckpointError, NonFiniteLoss) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt as stop:
@@ -193,10 +193,15 @@ def train(
 # %% ../nbs/cli/10_cli.ipynb #83e69330
 @app.command()
 def evaluate(
-    model: Path = typer.Argument(..., help="A model's .safetensors file, or the folder of a training."),
+    model: str = typer.Argument(..., help="The folder of a training, a file (.safetensors, .onnx, .pt), a torchvision name, or module:function."),
     benchmark: str = typer.Argument(..., help="A set's name, or a folder in Market-1501's layout."),
     root: Path = typer.Option(Path("data"), help="The folder that holds the sets."),
-    size: Optional[str] = typer.Option(None, help="Height x width; default: that of the training."),
+    size: Optional[str] = typer.Option(None, help="Height x width; default: that of the training or the file, else 256x128."),
+    mean: Optional[str] = typer.Option(None, help="Of a model from elsewhere, where its file does not say: three numbers, of pixels in [0, 1]; default: ImageNet's."),
+    std: Optional[str] = typer.Option(None, help="The same for the deviation."),
+    weights: Optional[str] = typer.Option(None, help="For a name or a function: a file of tensors, or imagenet."),
+    output: Optional[str] = typer.Option(None, help="Which of a model's several outputs."),
+    trust: bool = typer.Option(False, help="Let code of the model's maker run (TorchScript, module:function)."),
     protocol: str = typer.Option("market", help="Which gallery pictures count."),
     metric: str = typer.Option("euclidean", help="euclidean or cosine."),
     batch: int = typer.Option(64, help="Pictures at a time."),
@@ -204,29 +209,52 @@ def evaluate(
     device: Optional[str] = typer.Option(None, help="cuda, cpu, ...; default: the best there is."),
     out: Optional[Path] = typer.Option(None, help="Write the figures as JSON."),
 ):
-    "Search a set's gallery with a trained model."
-    ranking = plainly(_evaluate, model, benchmark, root, size, protocol, metric, batch, flip, device)
+    "Search a set's gallery with a model."
+    given = dict(size=size and _numbers("size", size, int), mean=mean and _numbers("mean", mean), std=std and _numbers("std", std), weights=weights, output=output, trust=trust, device=device)
+    ranking = plainly(_evaluate, model, given, benchmark, root, batch, flip, protocol, metric)
     typer.echo(_table(ranking.scores(), f"{benchmark}, {ranking.protocol}, {metric}"))
     for note in ranking.notes:
         typer.echo(note)
     if out is not None:
         from reidbench.core.record import plain, write_whole
 
-        typer.echo(write_whole(out, json.dumps(plain({**ranking.scores(), "benchmark": benchmark, "model": str(model), "protocol": protocol}), indent=1)))
+        typer.echo(write_whole(out, json.dumps(plain({**ranking.scores(), "benchmark": benchmark, "model": model, "protocol": protocol}), indent=1)))
 
 
-def _evaluate(model, benchmark, root, size, protocol, metric, batch, flip, device):
+def _numbers(name, text, kind=float):
+    "256x128 or 0.5,0.5,0.5 as a tuple."
+    try:
+        return tuple(kind(v) for v in text.replace("x", ",").split(","))
+    except ValueError:
+        typer.echo(f"error: --{name}: {text!r} is no list of numbers", err=True)
+        raise typer.Exit(1) from None
+
+# %% ../nbs/cli/10_cli.ipynb #0471311f
+def _evaluate(model, given, benchmark, root, batch, flip, protocol, metric):
     from reidbench.core.base import pick_device
     from reidbench.data.benchmarks import load
+    from reidbench.nets import external
     from reidbench.nets.backbones import frozen
-    from reidbench.nets.identity import load_identity, retrieve
+    from reidbench.nets.identity import retrieve
+
+    where = pick_device(given.pop("device"))
+    net = external.load(model, **given, device=where, build=_of_its_method)
+    typer.echo(net)
+    return retrieve(frozen(net), load(benchmark, root=root), net.size, batch, where, flip, protocol=protocol, metric=metric)
+
+
+def _of_its_method(path):
+    "A trained network, by the `load` of the method that its file names, if that method has one."
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    from reidbench import methods
+    from reidbench.nets.identity import load_identity
     from reidbench.nets.weights import read_model
 
-    file = model / "model.safetensors" if model.is_dir() else model
-    about = read_model(file)[1]
-    shape = tuple(int(v) for v in size.split("x")) if size else tuple(about.get("size", (256, 128)))
-    net = frozen(load_identity(file, pick_device(device)))
-    return retrieve(net, load(benchmark, root=root), shape, batch, device, flip, protocol=protocol, metric=metric)
+    method = read_model(path)[1].get("method")
+    known = method in {m.name for m in iter_modules(methods.__path__)}  # only modules of ours: the name comes from a file
+    return getattr(import_module(f"reidbench.methods.{method}"), "load", load_identity)(path) if known else load_identity(path)
 
 # %% ../nbs/cli/10_cli.ipynb #630d13aa
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

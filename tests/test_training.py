@@ -164,7 +164,7 @@ folder, world = Path(sys.argv[1]), int(sys.argv[2])
 device = sys.argv[3]
 if world > 1 and device == "cuda" and torch.cuda.device_count() < world:
     torch.distributed.init_process_group("gloo")  # two processes on one GPU: NCCL wants one each
-settings = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device=None if device == "cuda" else device, precision="no", frozen_statistics=device == "cpu", processes=world)
+settings = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device=None if device == "cuda" else device, precision="no", processes=world)
 model, record = Double(pickle.loads((folder / "handed.pickle").read_bytes()), settings, quiet=True).fit()
 rank = torch.distributed.get_rank() if world > 1 else 0
 (folder / f"{world}-{rank}.json").write_text(json.dumps(record.curves))
@@ -172,14 +172,14 @@ rank = torch.distributed.get_rank() if world > 1 else 0
 
 
 def test_two_processes_train_as_one(colours, tmp_path, python):
-    "gloo on the CPU, batch statistics frozen, the triplet mined over the gathered batch: the same losses."
+    "gloo on the CPU, batch statistics of the whole batch, the triplet mined over it: the same losses."
     _pair_equals_one(colours, tmp_path, python, "cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_two_processes_share_their_batch_statistics(colours, tmp_path, python):
-    "On CUDA batch norms are synchronised: with statistics of the whole batch the same losses again."
+    "On CUDA by torch's own synchronised batch norm: the same losses again."
     _pair_equals_one(colours, tmp_path, python, "cuda")
 
 

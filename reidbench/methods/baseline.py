@@ -124,6 +124,7 @@ class Trainer(_Plan):
     "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `losses`, `optimizer`, `about`."
 
     name = "baseline"
+    twice = False  # whether a step takes gradients of gradients
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ def _fit(trainer):
     batches = Batches(trainer.people, pixels, sampler, Augment(trainer.transforms(), s.seed), accelerator.device, accelerator.process_index, accelerator.num_processes)
     optimizer = trainer.optimizer(net)
     set_seed(s.seed + 1000 * accelerator.process_index)  # each process throws its own dice (dropout)
-    loop = Loop({"model": net}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator)
+    loop = Loop({"model": net}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator, trainer.twice)
     curves = loop.run(batches)
     seconds, net = loop.seconds(), net.eval()
     record = Record(trainer.name, asdict(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,

@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
+from .statistics import synchronised
 
 # %% ../../nbs/train/30_loop.ipynb #522e7c8f
 class Progress:
@@ -165,8 +166,7 @@ class _Updating:
             net.to(memory_format=torch.channels_last)
         if self.world == 1:
             return net
-        if self.device.type == "cuda":  # batch statistics over all processes
-            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        net = synchronised(net, self.twice)
         wrap = any(p.requires_grad for p in net.parameters())
         return nn.parallel.DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == "cuda" else None) if wrap else net
 
@@ -207,7 +207,7 @@ class _Counting:
                 group["lr"] = group["initial_lr"] * schedule(self.epoch + self.at / steps)
         with self.autocast():
             shown = self.step(self, self.batch)
-        *values, stop = self._mean([float(v.detach() if torch.is_tensor(v) else v) for v in shown.values()] + [float(stop)])
+        *values, stop = self.agreed([float(v.detach() if torch.is_tensor(v) else v) for v in shown.values()] + [float(stop)])
         for key, value in zip(shown, values):
             self._sums.setdefault(key, []).append(value)
         self.at += 1
@@ -225,8 +225,11 @@ class _Counting:
         if self.folder is not None and (self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs):
             self.save()
 
-    def _mean(self, values):
-        "Numbers, averaged over the processes; so all show the same and stop at the same step."
+    def agreed(
+        self,
+        values,  # numbers, as many in every process
+    ):
+        "Numbers averaged over the processes: so all show the same, stop at the same step and decide the same."
         if self.world == 1:
             return values
         both = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -308,12 +311,13 @@ class Loop(_Updating, _Counting, _Tracking, _Saving):
         title="training",
         quiet=False,
         accelerator=None,  # what `processes` returned, if it was called before
+        twice=False,       # whether a step takes gradients of gradients: batch norms of several processes must let them pass
     ):
         self.settings, self.step, self.schedules, self.title = settings, step, schedules or {}, title
         self.accelerator = accelerator or processes(settings.device, settings.processes)
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.folder = Path(folder) / "checkpoint" if folder is not None else None
-        self.quiet = quiet or self.rank != 0
+        self.quiet, self.twice = quiet or self.rank != 0, twice
         self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
         self.nets = {name: self._prepare(net) for name, net in nets.items()}
         self.optimizers = optimizers

@@ -56,24 +56,8 @@ class MSFLSettings(BaselineSettings):
             raise ValueError("mode 'gated' is for the gradient's norm, not its square and not adversarial training")
 
 # %% ../../../nbs/methods/msfl/40_training.ipynb #8c9e1aa8
-class MSFLTrainer(Trainer):
-    "The baseline's trainer with a pyramid and a penalty."
-
-    name = "msfl"
-
-    def network(self):
-        s = self.settings
-        return PyramidNet(s.backbone, self.classes, s.levels, s.lateral, s.top_down, s.fusion, s.width, s.kernel, s.middle, s.blocks, s.embedding, s.last_stride, s.pool, s.weights)
-
-    def step(self, loop, batch):
-        s = self.settings
-        if not s.penalty:
-            return super().step(loop, batch)
-        with torch.autocast(loop.device.type, enabled=False):
-            losses, extra = {"adversarial": self.adversarial, "exact": self.exact, "gated": self.gated}[s.regulariser if s.regulariser == "adversarial" else s.mode](loop, batch)
-        total = sum(losses.values())
-        loop.update("model", total + s.penalty * extra if s.regulariser == "gradient" else total)
-        return {"loss": total, **losses, "penalty": extra}
+class _Ways:
+    "The part that computes losses and penalty of one batch: exactly, or on features changed for the worse."
 
     def exact(self, loop, batch):
         "The losses, and the penalty by double backward."
@@ -90,8 +74,12 @@ class MSFLTrainer(Trainer):
             losses = self.losses(loop, replace(batch, images=images))
         return losses, (sum(losses.values()) - clean).detach()
 
+# %% ../../../nbs/methods/msfl/40_training.ipynb #0a3c615d
+class _Gated:
+    "The part that computes the penalty by a finite difference with the gates replayed."
+
     def gated(self, loop, batch):
-        "The losses, and the penalty by a finite difference with the gates replayed."
+        "The losses, and the penalty."
         net, kept = loop.plain["model"], {}
 
         def forward(changes):
@@ -115,10 +103,36 @@ class MSFLTrainer(Trainer):
         with still(net):
             exact = filled(gradient_penalty(*forward(None), self.settings.q))
             for step in (1e-3, 1e-2, 1e-4, 1e-1):
-                found[step] = agreement(exact, filled(gated_penalty(forward, self.settings.q, step)[1]))
+                found[step], = loop.agreed([agreement(exact, filled(gated_penalty(forward, self.settings.q, step)[1]))])
                 if found[step] > 0.99:
                     return step
         raise ValueError(f"mode 'gated' does not agree with the exact penalty on this model (cosine {', '.join(f'{v:.3f} at step {k:g}' for k, v in found.items())}): use mode='exact'")
+
+# %% ../../../nbs/methods/msfl/40_training.ipynb #4dfa764c
+class MSFLTrainer(_Ways, _Gated, Trainer):
+    "The baseline's trainer with a pyramid and a penalty."
+
+    name = "msfl"
+
+    @property
+    def twice(self):
+        return self.settings.penalty > 0
+
+    def network(self):
+        s = self.settings
+        return PyramidNet(s.backbone, self.classes, s.levels, s.lateral, s.top_down, s.fusion, s.width, s.kernel, s.middle, s.blocks, s.embedding, s.last_stride, s.pool, s.weights)
+
+    def step(self, loop, batch):
+        s = self.settings
+        if not s.penalty:
+            return super().step(loop, batch)
+        if s.frozen_statistics:
+            baseline._freeze_statistics(loop.plain["model"])
+        with torch.autocast(loop.device.type, enabled=False):
+            losses, extra = {"adversarial": self.adversarial, "exact": self.exact, "gated": self.gated}[s.regulariser if s.regulariser == "adversarial" else s.mode](loop, batch)
+        total = sum(losses.values())
+        loop.update("model", total + s.penalty * extra if s.regulariser == "gradient" else total)
+        return {"loss": total, **losses, "penalty": extra}
 
 # %% ../../../nbs/methods/msfl/40_training.ipynb #812ec199
 def small(
