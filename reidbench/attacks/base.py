@@ -136,7 +136,7 @@ class Attack(_Asking):
     seed: int = 0             # of random beginnings
     normalize: bool = True    # compare embeddings of length one
     rounded: bool = False     # 8 bits a colour, as a saved picture has
-    batch: int = 32           # pictures at a time
+    batch: int = 16           # pictures at a time: more are slower on a CPU
     precision: str = "fp32"   # or "bf16": faster, nearly as strong
     draws: int = 1            # questions a step, for a model that answers at random (expectation over its dice)
     fold: bool = True         # run on a frozen copy
