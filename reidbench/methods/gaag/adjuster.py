@@ -164,6 +164,8 @@ class GAAGSettings(BaselineSettings):
     sc: float = 5.0                   # lambda_sc, Eq. 20
     w: float = 5.0                    # lambda_w, Eq. 20
     covariance: str = "diagonal"      # of Eq. 18, 19; or "full" (small sets)
+    hold_clouds: bool = False         # Eq. 19: no gradient to the real pictures either (ours)
+    generator_precision: str = "bf16" # stage 3: of the generator, which runs without gradients; or "no", "fp16"
     p: int = 4                        # people a batch: N = 8 (ours)
     k: int = 2                        # pictures a person (ours)
     smoothing: float = 0.0            # Eq. 20: a standard cross-entropy
@@ -189,6 +191,8 @@ def _check(s):
     least = UNTOUCHED[s.degradation]
     if len(s.strength) != 2 or not least <= s.strength[0] <= s.strength[1]:
         raise ValueError(f"strength is (weakest, strongest), for {s.degradation} from {least:g} up; got {s.strength}")
+    if s.generator_precision not in ("no", "bf16", "fp16"):
+        raise ValueError(f"generator_precision must be 'no', 'bf16' or 'fp16', got {s.generator_precision!r}")
     s.widths, s.attack_layers = widths(s.widths), tuple(s.attack_layers)
     s.low_cameras = None if s.low_cameras is None else tuple(int(c) for c in s.low_cameras)
     if min(s.batch, s.generated) < 1 or min(s.iterations, s.attack_iterations) < 0 or min(s.adjuster_lr, s.attack_lr, s.critic_lr) <= 0:
