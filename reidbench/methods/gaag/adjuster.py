@@ -40,6 +40,7 @@ from ...train.loop import Loop, LoopSettings, processes
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #daae9c10
 DEGRADATIONS = {"resolution": (2.0, 4.0), "illumination": (2.0, 3.5), "blur": (3.0, 6.0)}  # weakest and strongest of a training
 UNTOUCHED = {"resolution": 1.0, "illumination": 1.0, "blur": 0.0}
+ABLATIONS = ("full", "no-attack", "no-augment", "naive", "rand-ds", "baseline")  # rows of Table 1
 
 
 def spoil(
@@ -121,17 +122,15 @@ def adjust_features(
         raise ValueError(f"adjust_features takes f_d [N, D], w [D], scores [N]; got {list(f_d.shape)}, {list(w.shape)}, {list(scores.shape)}")
     if torch.isnan(scores).any():
         raise ValueError(f"adjust_features: {int(torch.isnan(scores).sum())} of {len(scores)} scores are NaN")
-    work = torch.promote_types(f_d.dtype, torch.float32)
+    out = torch.promote_types(f_d.dtype, torch.float32)
+    work = out if f_d.device.type == "mps" else torch.float64  # sums of many products; that device has no doubles
     f_d, w, scores = f_d.to(work), w.to(work), scores.to(work)
     length = w.square().sum()
     if not length > 0:
         raise ValueError("adjust_features: w is zero (or NaN), it points nowhere")
-    return f_d + ((scores - (f_d * w).sum(1)) / length)[:, None] * w
+    return (f_d + ((scores - (f_d * w).sum(1)) / length)[:, None] * w).to(out)
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #a6aaed4b
-ABLATIONS = ("full", "no-attack", "no-augment", "naive", "rand-ds", "baseline")
-
-
 @dataclass
 class GAAGSettings(BaselineSettings):
     "Attack-guided perceptual data generation; defaults are the paper's, section 4.2, else those of its first author's later code, else ours."
@@ -164,6 +163,7 @@ class GAAGSettings(BaselineSettings):
     sc: float = 5.0                   # lambda_sc, Eq. 20
     w: float = 5.0                    # lambda_w, Eq. 20
     covariance: str = "diagonal"      # of Eq. 18, 19; or "full" (small sets)
+    unit_embeddings: bool = False     # Eq. 17 to 19 on embeddings of length 1 (ours); False: as they come
     hold_clouds: bool = False         # Eq. 19: no gradient to the real pictures either (ours)
     generator_precision: str = "bf16" # stage 3: of the generator, which runs without gradients; or "no", "fp16"
     p: int = 4                        # people a batch: N = 8 (ours)
@@ -212,8 +212,8 @@ def stage_settings(
     return LoopSettings(**{**{f.name: getattr(settings, f.name) for f in fields(LoopSettings)}, "epochs": epochs})
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #1b09e074
-class Adjuster(nn.Module):
-    "`.score(images) -> [N]`, `.adjust(images, scores) -> images`; Eq. 1, 2, 5, 8, 9."
+class _Reading(nn.Module):
+    "The networks of an Adjuster, the score, and requests for scores."
 
     def __init__(
         self,
@@ -257,6 +257,10 @@ class Adjuster(nn.Module):
         if outside:
             warnings.warn(f"{outside} of {count} scores lie outside the training pictures' range [{low:.2f}, {high:.2f}]: clamped to it", stacklevel=3)
         return scores.clamp(low, high)
+
+# %% ../../../nbs/methods/gaag/20_adjuster.ipynb #3fd00fad
+class Adjuster(_Reading):
+    "`.score(images) -> [N]`, `.adjust(images, scores) -> images`, `.distribution(benchmark)`; Eq. 1, 2, 5, 8, 9."
 
     def render(self, f_c, f_d, scores):
         "Eq. 8 and 9 on features: images, not clamped to [0, 1]."

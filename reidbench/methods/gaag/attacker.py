@@ -193,9 +193,9 @@ class Groups:
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #6e8eabd0
 ATTACK = ("p", "k", "size", "attack_iterations", "attack_lr", "adv_tri", "adv_att", "gan", "gan_form", "gan_penalty", "critic_lr", "critic_scales", "critic_width", "attack_margin", "attack_layers",
-          "seed", "precision", "clip", "channels_last")
+          "seed", "precision", "clip", "channels_last")  # settings of this stage
 
-
+# %% ../../../nbs/methods/gaag/30_attacker.ipynb #deb62aaf
 class AttackTraining:
     "Stage 2: the attacker and its critic learn; adjuster and teacher are frozen."
 

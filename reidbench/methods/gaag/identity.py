@@ -7,6 +7,7 @@ __all__ = ['self_centre_loss', 'RunningGaussian', 'Gaussians', 'wasserstein_loss
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #dec28200
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #1e726cc6
@@ -54,35 +55,37 @@ class RunningGaussian(nn.Module):
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             raise ValueError(f"labels must lie in 0..{self.classes - 1}, got {int(labels.min())} to {int(labels.max())}")
         seen, place = labels.unique(return_inverse=True)
-        return (self._diagonal if self.covariance == "diagonal" else self._full)(embeddings.float(), seen, place)
+        return (_diagonal if self.covariance == "diagonal" else _full)(self, embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), seen, place)
 
-    def _diagonal(self, e, seen, place):
-        n = torch.bincount(place).to(e)[:, None]
-        gather = lambda v: torch.zeros(len(seen), self.dim, device=e.device).index_add(0, place, v)
-        mean = gather(e) / n
-        variance = gather((e - mean[place]).square()) / n
-        before, spread = self.mean[seen].clone(), self.variance[seen].clone()
-        share = n / (n + self.count[seen][:, None])
-        mu = (1 - share) * before + share * mean
-        var = (1 - share) * spread + share * variance + share * (1 - share) * (mean - before).square()
+# %% ../../../nbs/methods/gaag/40_identity.ipynb #8650c14e
+def _diagonal(self, e, seen, place):
+    n = torch.bincount(place).to(e)[:, None]
+    gather = lambda v: torch.zeros(len(seen), self.dim, dtype=e.dtype, device=e.device).index_add(0, place, v)
+    mean = gather(e) / n
+    variance = gather((e - mean[place]).square()) / n
+    before, spread = self.mean[seen].clone(), self.variance[seen].clone()
+    share = n / (n + self.count[seen][:, None])
+    mu = (1 - share) * before + share * mean
+    var = (1 - share) * spread + share * variance + share * (1 - share) * (mean - before).square()
+    with torch.no_grad():
+        self.mean[seen], self.variance[seen] = mu.detach(), var.detach()
+        self.count[seen] += n[:, 0]
+    return Gaussians(mu, var, None)
+
+
+def _full(self, e, seen, place):
+    means, factors = [], []
+    for k, c in enumerate(seen.tolist()):
+        mine, room = e[place == k], self.kept.shape[1]
+        old = self.kept[c, :min(int(self.count[c]), room)].clone()
+        every = torch.cat([mine, old])[:max(room, len(mine))]  # newest first
+        means.append(every.mean(0))
+        factors.append(((every - every.mean(0)) / len(every) ** 0.5).T)  # X with covariance X X^T, [D, n]
         with torch.no_grad():
-            self.mean[seen], self.variance[seen] = mu.detach(), var.detach()
-            self.count[seen] += n[:, 0]
-        return Gaussians(mu, var, None)
-
-    def _full(self, e, seen, place):
-        means, factors = [], []
-        for k, c in enumerate(seen.tolist()):
-            mine, room = e[place == k], self.kept.shape[1]
-            old = self.kept[c, :min(int(self.count[c]), room)].clone()
-            every = torch.cat([mine, old])[:max(room, len(mine))]  # newest first
-            means.append(every.mean(0))
-            factors.append(((every - every.mean(0)) / len(every) ** 0.5).T)  # X with covariance X X^T, [D, n]
-            with torch.no_grad():
-                stay = every[:room].detach()
-                self.kept[c, :len(stay)] = stay
-                self.count[c] += len(mine)
-        return Gaussians(torch.stack(means), None, factors)
+            stay = every[:room].detach()
+            self.kept[c, :len(stay)] = stay
+            self.count[c] += len(mine)
+    return Gaussians(torch.stack(means), None, factors)
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #4b504aeb
 class Gaussians:
@@ -101,23 +104,32 @@ class Gaussians:
         return len(self.mean)
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #23162827
-def _roots(factor):
-    "Directions and deviations of X X^T: (U [D, r], s [r]), for r directions that are not zero; differentiable."
-    gram = (factor.T @ factor).double()  # n x n, in place of D x D
-    values, vectors = torch.linalg.eigh(gram)
-    keep = values > values[-1].clamp_min(1e-24) * 1e-9
-    s = values[keep].sqrt()
-    return factor.double() @ vectors[:, keep] / s, s
+class _InverseRoot(torch.autograd.Function):
+    "G^(-1/2) of a symmetric G, zero where G is; its gradient stays finite where eigenvalues coincide."
+
+    @staticmethod
+    def forward(ctx, gram):
+        values, vectors = torch.linalg.eigh(gram)
+        keep = values > values[-1] * 1e-9
+        roots = torch.where(keep, values, torch.ones_like(values)).sqrt()
+        ctx.save_for_backward(vectors, roots, keep)
+        return (vectors * (keep / roots)) @ vectors.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        vectors, roots, keep = ctx.saved_tensors
+        a, b, x, y = roots[:, None], roots[None], keep[:, None], keep[None]
+        slope = torch.where(x & y, -1 / (a * b * (a + b)), torch.where(x, a**-3, torch.where(y, b**-3, 0.0)))  # divided differences of the inverse root
+        return vectors @ (slope * (vectors.T @ ((grad + grad.T) / 2) @ vectors)) @ vectors.T
 
 
-def _trace_of_product(x, y, exact):
-    "tr of the product of the two roots (Eq. 19), or the nuclear norm of x^T y (the true distance)."
+def _trace_of_roots(x, y, exact):
+    "tr(S^(1/2) T^(1/2)) for S = x x^T, T = y y^T (Eq. 19), or the nuclear norm of x^T y (the true distance)."
+    x, y = x.double(), y.double()
+    between = x.T @ y
     if exact:
-        return torch.linalg.svdvals((x.T @ y).double()).sum()
-    if not x.any() or not y.any():
-        return (x.double().sum() + y.double().sum()) * 0
-    (u, s), (v, t) = _roots(x), _roots(y)
-    return (s[:, None] * t[None] * (u.T @ v).square()).sum()
+        return torch.linalg.svdvals(between).sum()
+    return ((_InverseRoot.apply(x.T @ x) @ between) * (between @ _InverseRoot.apply(y.T @ y))).sum()
 
 
 def wasserstein_loss(
@@ -135,16 +147,16 @@ def wasserstein_loss(
     means = (real.mean - generated.mean).square().sum(1)
     if real.variance is not None:
         return (means + ((real.variance + eps).sqrt() - (generated.variance + eps).sqrt()).square().sum(1)).mean()
-    clouds = [x.square().sum() + y.square().sum() - 2 * _trace_of_product(x, y, exact) for x, y in zip(real.factors, generated.factors)]
+    clouds = [x.square().sum() + y.square().sum() - 2 * _trace_of_roots(x, y, exact) for x, y in zip(real.factors, generated.factors)]
     return (means + torch.stack(clouds).to(means)).mean()
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #d4526589
 class IdentityTerms(nn.Module):
     "lambda_sc L_sc and lambda_w L_w for a batch, by name; keeps the running Gaussians."
 
-    def __init__(self, classes, dim, sc=5.0, w=5.0, covariance="diagonal", hold=False):
+    def __init__(self, classes, dim, sc=5.0, w=5.0, covariance="diagonal", hold=False, unit=False):
         super().__init__()
-        self.sc, self.w, self.hold = sc, w, hold
+        self.sc, self.w, self.hold, self.unit = sc, w, hold, unit
         self.real, self.made = RunningGaussian(classes, dim, covariance), RunningGaussian(classes, dim, covariance)
 
     def forward(
@@ -153,6 +165,8 @@ class IdentityTerms(nn.Module):
         generated,  # [N, N_s, D]
         labels,     # [N] classes
     ):
+        if self.unit:
+            anchor, generated = F.normalize(anchor, dim=-1), F.normalize(generated, dim=-1)
         found = {"self-centre": self.sc * self_centre_loss(anchor, generated)}
         if self.w:
             real = self.real(anchor.detach() if self.hold else anchor, labels)
