@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATTACK', 'affinity', 'Attacker', 'misranking_loss', 'attention_map', 'attention_attack_loss', 'Seen', 'watch',
-           'Attacked', 'attacked_images', 'attack', 'Groups', 'AttackTraining', 'finished_attacker', 'train_attacker',
-           'harm']
+           'still', 'Attacked', 'attacked_images', 'attack', 'Groups', 'AttackTraining', 'finished_attacker',
+           'train_attacker', 'harm']
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #db73e592
 import copy
@@ -142,6 +142,13 @@ def watch(
     return Seen(embeddings.float(), [found[name].float() for name in layers])
 
 
+def still(
+    module,  # a network; it is copied, not changed
+):
+    "A copy that does not learn, laid out in memory in one way, so that a network and its file round alike."
+    return copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 class Attacked(NamedTuple):
     "What an attack made."
     images: torch.Tensor  # [N, 3, H, W] in [0, 1]
@@ -206,7 +213,7 @@ class AttackTraining:
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         self.marks = {"adjuster": weights_hash(adjuster), "teacher": weights_hash(teacher)}
-        self.adjuster, self.teacher = copy.deepcopy(adjuster).eval().requires_grad_(False), frozen(teacher)
+        self.adjuster, self.teacher = still(adjuster), frozen(still(teacher))
         self.game = AdversarialLoss(settings.gan_form)
 
     def about(self):
@@ -251,7 +258,7 @@ def _fit_attacker(training):
     s = training.settings
     accelerator = processes(s.device, s.processes)
     if accelerator.num_processes > 1:
-        raise ValueError("stage 2 is small and runs in one process: start it without torchrun (stages 1 and 3 may use several)")
+        raise ValueError("stage 2 is small and runs in one process: call train_attacker without torchrun into this folder first; what is finished there is read, and stages 1 and 3 may use several")
     _same_training(training)
     device = accelerator.device
     training.adjuster.to(device), training.teacher.to(device)

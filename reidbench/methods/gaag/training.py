@@ -6,7 +6,6 @@
 __all__ = ['draw_scores', 'Generation', 'RandomSpoil', 'GAAGTrainer', 'finished', 'teacher_settings', 'train', 'small']
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #3e36d507
-import copy
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from ...core.record import Record
 from .. import baseline
 from ..baseline import BaselineSettings, Run, Trainer
 from .adjuster import AdjusterTraining, GAAGSettings, load_adjuster, spoil
-from .attacker import AttackTraining, affinity, watch
+from .attacker import AttackTraining, affinity, still, watch
 from .identity import IdentityTerms
 from ...nets.backbones import frozen
 from ...nets.identity import load_identity
@@ -61,9 +60,8 @@ class Generation:
         self.drawn = 0 if s.ablation == "no-augment" else s.generated - (self.attacks and s.attack_in_generated)
         if self.attacks and (attacker is None or teacher is None):
             raise ValueError(f"ablation {s.ablation!r} needs an attacker and its teacher")
-        still = lambda m: copy.deepcopy(m).eval().requires_grad_(False)
         self.adjuster = still(adjuster)
-        self.attacker, self.teacher = (still(attacker), frozen(teacher)) if self.attacks else (None, None)
+        self.attacker, self.teacher = (still(attacker), frozen(still(teacher))) if self.attacks else (None, None)
 
     def to(self, device):
         for m in (self.adjuster, self.attacker, self.teacher):
