@@ -121,7 +121,7 @@ class _Plan:
 
 # %% ../../nbs/methods/10_baseline.ipynb #011d99bd
 class Trainer(_Plan):
-    "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `losses`, `optimizer`, `about`."
+    "Trains an identity net on a benchmark. Seams: `network`, `transforms`, `companions`, `losses`, `optimizer`, `about`."
 
     name = "baseline"
     twice = False  # whether a step takes gradients of gradients
@@ -148,6 +148,10 @@ class Trainer(_Plan):
     def network(self):
         s = self.settings
         return IdentityNet(s.backbone, self.classes, s.neck, s.last_stride, s.pool, s.dropout, s.weights)
+
+    def companions(self, net):
+        "Modules beside the model that a method keeps in its checkpoints (running estimates), by name."
+        return {}
 
     def losses(self, loop, batch):
         "Named losses of one batch, weighted; their sum is descended."
@@ -187,7 +191,7 @@ def _fit(trainer):
     batches = Batches(trainer.people, pixels, sampler, Augment(trainer.transforms(), s.seed), accelerator.device, accelerator.process_index, accelerator.num_processes)
     optimizer = trainer.optimizer(net)
     set_seed(s.seed + 1000 * accelerator.process_index)  # each process throws its own dice (dropout)
-    loop = Loop({"model": net}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator, trainer.twice)
+    loop = Loop({"model": net, **trainer.companions(net)}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator, trainer.twice)
     curves = loop.run(batches)
     seconds, net = loop.seconds(), net.eval()
     record = Record(trainer.name, asdict(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,
