@@ -69,6 +69,13 @@ def _umap(features, near, metric, seed):
         start = "spectral" if len(features) > 12 else "random"
         return UMAP(n_neighbors=int(near), metric=metric, init=start, random_state=seed, n_jobs=1).fit_transform(features)
 
+# %% ../../nbs/explain/30_embedding.ipynb #f4435493
+def _turned(coordinates):
+    "The same points, centred, the direction of their largest spread horizontal; distances stay."
+    centred = coordinates - coordinates.mean(0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    return centred @ (axes * np.where(axes.sum(1, keepdims=True) < 0, -1, 1)).T
+
 # %% ../../nbs/explain/30_embedding.ipynb #ac00764c
 MEASURED = 5000  # points on which trustworthiness is measured at most
 
@@ -224,7 +231,7 @@ class Projection:
         chart.update_yaxes(visible=False, scaleanchor="x")
         if thumbnails:
             rows = far_apart(self.coordinates, thumbnails)
-            chart.update_layout(images=_laid_pictures(self.coordinates, rows, _pictures(self, rows, images), 0.1))
+            chart.update_layout(images=_laid_pictures(self.coordinates, rows, _pictures(self, rows, images), 0.09))
         return chart
 
 # %% ../../nbs/explain/30_embedding.ipynb #87080fe3
@@ -249,7 +256,7 @@ def project(
         raise ValueError(f"people: {len(people)} rows for {len(values)} features: give the table that the features were made from")
     given, usual, name = (perplexity, 30, "perplexity") if method == "tsne" else (neighbours, 15, "neighbours")
     near = _near(given, len(values), usual, name)
-    coordinates = {"tsne": _tsne, "umap": _umap}[method](values, near, metric, seed)
+    coordinates = _turned({"tsne": _tsne, "umap": _umap}[method](values, near, metric, seed).astype(np.float64))
     k = min(15, (len(values) - 1) // 2)
     trust, measured = _trustworthiness(values, coordinates, k, metric, seed)
     found = Projection(coordinates, trust, method, k, measured, None if people is None else people.reset_index(drop=True))
