@@ -1,0 +1,1 @@
+"Degradation-invariant re-identification (Huang et al., CVPR 2020)."
