@@ -38,7 +38,6 @@ def differences(
 
     return kron(line(height), eye(width), "csr"), kron(eye(height), line(width), "csr")
 
-
 def structure_weights(
     steps,       # differences of the guess, [H, W]
     sigma=2.0,   # pixels: width of the window

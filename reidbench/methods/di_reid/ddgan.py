@@ -24,7 +24,7 @@ from ...losses.identity import IdentityLoss
 from ...nets.backbones import RESNETS, Backbone, build
 from ...nets.blocks import IMAGENET_STD
 from ...nets.critics import Critic
-from ...nets.generators import ASPP, NARROW, FULL, AdaINGenerator, ConvBlock, DegradationEncoder
+from ...nets.generators import ASPP, FULL, NARROW, AdaINGenerator, ConvBlock, DegradationEncoder
 from ...nets.weights import read_model
 
 # %% ../../../nbs/methods/di_reid/20_ddgan.ipynb #c0f25ce6
@@ -33,12 +33,10 @@ SELF_DEGRADATIONS = {  # kind -> (what is drawn, lowest, highest); pixels at a h
     "motion_blur": ("length", 5.0, 14.0), "noise": ("sigma in [0, 1]", 0.02, 0.06), "jpeg": ("quality", 10.0, 20.0),
 }
 
-
 def _kind(kind):
     if kind not in SELF_DEGRADATIONS:
         raise ValueError(f"no degradation {kind!r}; there are {', '.join(SELF_DEGRADATIONS)}")
     return SELF_DEGRADATIONS[kind]
-
 
 def draw_strengths(
     count,               # how many
@@ -68,7 +66,6 @@ def made_worse(
            "motion_blur": lambda: degrade.motion_blur(images, scaled.clamp_min(1)), "noise": lambda: degrade.noise(images, values), "jpeg": lambda: degrade.jpeg(images, values)}
     return how[kind]()
 
-
 def truly_worse(
     images,  # [N, 3, H, W] in [0, 1]
     worse,   # the same after `made_worse`
@@ -87,7 +84,6 @@ class LiteResBlock(nn.Module):
 
     def forward(self, x):
         return F.relu(x + self.layers(x))
-
 
 def cut_trunk(
     backbone="resnet50",  # one of nets.backbones.RESNETS
@@ -153,7 +149,6 @@ class ContentPyramid(nn.Module):
 # %% ../../../nbs/methods/di_reid/20_ddgan.ipynb #5d1cbd4d
 SIZES = {"full": {**FULL, "critic": 32}, "narrow": {**NARROW, "critic": 16}}  # "full": the code's widths; "narrow": small enough to ship
 
-
 def sizes(
     setting="full",  # a key of SIZES, or a dict with some of its keys
 ):
@@ -164,13 +159,11 @@ def sizes(
         raise ValueError(f"widths are {', '.join(map(repr, SIZES))}, or a dict with some of {', '.join(SIZES['full'])}; got {setting!r}")
     return {**SIZES["full"], **setting}
 
-
 def degree_of(
     verdicts,  # maps [N, 1, h, w] of a critic, one a scale
 ):
     "One number a picture: the mean over places, then over scales, [N]."
     return sum(v.float().mean((1, 2, 3)) for v in verdicts) / len(verdicts)
-
 
 class Made(NamedTuple):
     "Two pictures a and b, split and put together; `ab` has the content of a and the degradation of b."
@@ -252,7 +245,7 @@ class DDGAN(nn.Module):
         self,
         a,  # real pictures
         b,  # as many: worse copies of them (synthetic), or other real pictures
-        synthetic=False,
+        synthetic=False,  # b was made worse on purpose: E'_d looks at it
     ):
         "All four combinations of what is on two pictures and how they were taken: `Made`."
         (ca, cb), (la, lb) = (v.chunk(2) for v in self.contents(torch.cat([a, b])))
@@ -282,7 +275,6 @@ def mean_difference(
         raise ValueError(f"two things of one shape can be compared, got {list(a.shape)} and {list(b.shape)}")
     return (a.float() - b.float()).abs().mean()
 
-
 def invariable_content_loss(
     content_i, content_j,  # [N, C, h, w]: of a picture and of its worse copy
 ):
@@ -296,7 +288,6 @@ def pixel_loss(
     "Mean absolute difference, each colour in units of its deviation over ImageNet."
     std = torch.tensor(IMAGENET_STD, device=made.device).view(1, 3, 1, 1)
     return mean_difference(made / std, real / std)
-
 
 def reconstruction_loss(
     made, real,    # pictures, and what they should be
@@ -343,13 +334,11 @@ def degradation_ranking_loss(
         return score_a.float().sum()
     return F.relu((score_a.float() - score_b.float()) * gamma + margin).mean()
 
-
 def rank_label(
     score_i, score_k,  # [N], degrees of two real pictures
 ):
     "Gamma of Eq. 10: 1 where k is worse, -1 where i is, 0 where both are the same. No gradient."
     return torch.sign(score_k.detach().float() - score_i.detach().float())
-
 
 def exchange_ranking_loss(
     score_a, score_b,    # [N]: of the two pictures
@@ -368,7 +357,6 @@ def content_identity_loss(
     "Eq. 9: cross-entropy of both pictures."
     loss = IdentityLoss(0.0)
     return loss(logits_i, labels_i) + loss(logits_k, labels_k)
-
 
 def total_loss(
     losses,   # dict: name -> scalar

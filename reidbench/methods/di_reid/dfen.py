@@ -36,7 +36,6 @@ def identity_feature(
 # %% ../../../nbs/methods/di_reid/30_dfen.ipynb #21a02101
 CUES = ("features", "score")
 
-
 class Attention(nn.Module):
     "Att: a cue [N, K] -> weights [N, width] between 0 and 1."
 
@@ -54,7 +53,6 @@ class Attention(nn.Module):
     def forward(self, cue):
         return self.layers(cue)
 
-
 def cue_of(
     ranker,  # D_d, a nets.critics.Critic
     images,  # [N, 3, H, W] in [0, 1]
@@ -67,7 +65,6 @@ def cue_of(
 
 # %% ../../../nbs/methods/di_reid/30_dfen.ipynb #e62df727
 HEADS = ("bnneck", "fc512")
-
 
 class Head(nn.Module):
     "A feature [N, width] -> (what the triplet loss sees, the normalised vector, logits)."
@@ -106,13 +103,11 @@ def identity_losses(
 USES = ("both", "invariant", "sensitive")
 SEARCHES = ("concat", "neck")
 
-
 class Parts(NamedTuple):
     "What becomes of a picture inside a DFEN."
     invariant: torch.Tensor  # f_inv [N, A]
     sensitive: torch.Tensor  # f_sen [N, B]
     attention: torch.Tensor  # [N, B] between 0 and 1, or None
-
 
 class _Begin:
     "How a DFEN begins: from the networks of the first stage."

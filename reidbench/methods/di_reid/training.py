@@ -8,7 +8,7 @@ __all__ = ['ABLATIONS', 'SUPERVISION', 'DIREIDSettings', 'identity_settings', 'P
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #ce09b8e3
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d070ed7d
@@ -37,7 +37,6 @@ ABLATIONS = {  # Table 3's rows
     "invariant-only": dict(use="invariant"), "sensitive-only": dict(use="sensitive"),
 }
 SUPERVISION = ("none", "ranking", "least-squares")
-
 
 @dataclass
 class DIREIDSettings(BaselineSettings):
@@ -123,7 +122,6 @@ def _check(s):
         raise ValueError("supervision and low_cameras belong together: name the cameras that are known to be worse, or neither")
     sizes(s.widths)
 
-
 def identity_settings(
     settings,  # DIREIDSettings
 ):
@@ -187,11 +185,9 @@ def untaught(*modules):
         for p, on in former:
             p.requires_grad_(on)
 
-
 def _halves(verdicts):
     "The verdicts on the first half of a batch, and on the second."
     return [v.chunk(2)[0] for v in verdicts], [v.chunk(2)[1] for v in verdicts]
-
 
 def _as_written(verdicts, bad):
     "Least squares for D_d (the code's semi-supervised form): good pictures 0, bad ones 1."
@@ -342,7 +338,6 @@ class _Features:
     def __call__(self, images):
         return self.pool(self.backbone(images)).float()
 
-
 def _fit(stage):
     s = stage.settings
     accelerator = processes(s.device, s.processes)
@@ -353,10 +348,9 @@ def _fit(stage):
     set_seed(s.seed)
     net = stage.network().train()
     batches = Batches(stage.people, Pixels(stage.people, s.size), stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
-    optimizers, set_epochs = stage.optimizers(net), stage.sampler.epochs()
+    optimizers = stage.optimizers(net)
     when = Steps((s.pair_milestone * s.iterations / s.part,))
-    settings = type(s)(**{**asdict(s), "epochs": set_epochs, "save_every": 1})
-    loop = Loop({"model": net}, optimizers, stage.step, settings, {n: when for n in optimizers}, stage.folder, stage.name, stage.quiet, accelerator)
+    loop = Loop({"model": net}, optimizers, stage.step, replace(s, epochs=stage.sampler.epochs(), save_every=1), {n: when for n in optimizers}, stage.folder, stage.name, stage.quiet, accelerator)
     curves = loop.run(batches)
     net = net.eval()
     record = Record(stage.name, asdict(s), {"name": stage.benchmark.name, "fingerprint": stage.benchmark.fingerprint()}, s.seed, curves=curves, seconds=loop.seconds(),
@@ -404,7 +398,6 @@ def small(
     "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, a few thousand iterations."
     cut = dict(widths="narrow", iterations=4000, part=250, identity_epochs=16)
     return baseline.small(settings or DIREIDSettings(), **{**cut, **changes})
-
 
 def train(
     benchmark,      # data.people.Benchmark
