@@ -23,8 +23,8 @@ from ...losses.adversarial import slope_penalty
 from .. import baseline
 from ..baseline import BaselineSettings, Run, Trainer
 from .ddgan import (DDGAN, SELF_DEGRADATIONS, content_identity_loss, degradation_ranking_loss, degree_of, draw_strengths,
-                                             exchange_ranking_loss, identity_preserving_loss, invariable_content_loss, made_worse, rank_label,
-                                             reality_losses, reconstruction_loss, sizes, total_loss, truly_worse)
+                                             exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss,
+                                             made_worse, rank_label, reality_losses, reconstruction_loss, shares, sizes, total_loss, truly_worse)
 from .dfen import DFEN, identity_losses
 from ...nets.backbones import frozen
 from ...nets.weights import weights_hash
@@ -67,6 +67,7 @@ class DIREIDSettings(BaselineSettings):
     id: float = 0.5                    # Eq. 12: lambda_id
     rank_margin: float = 1.0           # Eq. 5, 10: epsilon
     printed: bool = False              # Eq. 5 as printed: its second term against x_i
+    graded: bool = False               # Eq. 5: D_d compares a picture with its own copy; True (ours): across pictures too, by their strengths
     slope: float = 0.01                # gradient penalty of both critics
     cue: str = "features"              # Eq. 13: what the attention sees of D_d; ours. "score": the bare degree
     heads: str = "bnneck"              # of the second stage's classifiers; "fc512": the code
@@ -210,16 +211,19 @@ class _Critics:
         return loss
 
     def teach_degree(self, loop, net, better, worse, known):
-        "D_d: which of two pictures is the worse one; `known` [N] is 1 where that is so."
-        both = torch.cat([better, worse]).detach().requires_grad_()
+        "D_d: which of two pictures is the worse one; `known` [N] is 1 where that is so, None where the cameras say it."
+        s, both = self.settings, torch.cat([better, worse]).detach().requires_grad_()
         with torch.autocast(loop.device.type, enabled=False):
             verdicts = net.ranker(both)
-            steep = slope_penalty(verdicts, both)
-        if self.settings.supervision == "least-squares" and known is None:
+            scores = degree_of(verdicts)
+            steep = slope_penalty(scores, both)  # of the number that is ranked
+        if s.supervision == "least-squares" and known is None:
             good, bad = _halves(verdicts)
             loss = _as_written(good, False) + _as_written(bad, True)
+        elif s.graded and known is not None:
+            loss = graded_ranking_loss(scores, torch.cat([torch.zeros_like(known), known * self.strength]), s.rank_margin)
         else:
-            loss = degradation_ranking_loss(*degree_of(verdicts).chunk(2), 1.0 if known is None else known, self.settings.rank_margin)
+            loss = degradation_ranking_loss(*scores.chunk(2), 1.0 if known is None else known, s.rank_margin)
         loop.update("degree", loss + self.settings.slope * steep)
         return loss
 
@@ -267,6 +271,7 @@ class _Step(_Critics, _Phases):
         "x_j: a worse copy of x_i; the dice depend on the iteration alone."
         s = self.settings
         strengths = draw_strengths(len(images), s.degradation, keyed(s.seed, 2**20 + loop.epoch, loop.at), s.strength)
+        self.strength = shares(s.degradation, strengths.to(images.device), s.strength)
         with torch.no_grad():
             return made_worse(images, s.degradation, strengths.to(images.device))
 
@@ -395,8 +400,8 @@ def small(
     settings=None,  # DIREIDSettings; None: the paper's
     **changes,      # settings that shall differ
 ):
-    "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, a few thousand iterations."
-    cut = dict(widths="narrow", iterations=4000, part=250, identity_epochs=16)
+    "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, few and larger steps, a graded D_d."
+    cut = dict(widths="narrow", iterations=4000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16)
     return baseline.small(settings or DIREIDSettings(), **{**cut, **changes})
 
 def train(
