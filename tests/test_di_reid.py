@@ -12,8 +12,8 @@ from reidbench.methods import di_reid
 from reidbench.methods.baseline import Trainer
 from reidbench.methods.di_reid import DDGAN, DFEN, DIREIDSettings, degradation_ranking_loss, training
 from reidbench.methods.di_reid.comparators import brightest, differences, lime, made_by, refined, structure_weights
-from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, identity_preserving_loss, invariable_content_loss, load, made_worse,
-                                             pixel_loss, rank_label, reality_losses, reconstruction_loss, total_loss, truly_worse)
+from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss, load, made_worse,
+                                             pixel_loss, rank_label, reality_losses, reconstruction_loss, shares, total_loss, truly_worse)
 from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
 from reidbench.methods.di_reid.dfen import load as load_dfen
 from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, identity_settings, small, train, untaught
@@ -116,6 +116,47 @@ def test_equal_degrees_have_no_label_and_no_pull():
 def test_ranking_losses_bad_input(a, b, gamma, margin, words):
     with pytest.raises(ValueError, match=words):
         degradation_ranking_loss(torch.tensor(a), torch.tensor(b), torch.tensor(gamma) if isinstance(gamma, list) else gamma, margin)
+
+
+def test_graded_ranking_pair_by_pair():
+    scores, strength = torch.randn(6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 0.5, 0.5, 0.9])
+    pairs = [(a, b) for a in range(6) for b in range(6) if strength[b] > strength[a]]
+    expected = sum(max(0.0, float(scores[a] - scores[b]) + 1.5 * float(strength[b] - strength[a])) for a, b in pairs) / len(pairs)
+    assert float(graded_ranking_loss(scores, strength, 1.5)) == pytest.approx(expected, rel=1e-5)
+    assert float(graded_ranking_loss(strength * 2, strength)) == 0  # a scale that follows the strengths costs nothing
+    alone = scores.clone().requires_grad_()
+    graded_ranking_loss(alone, torch.zeros(6)).backward()
+    assert alone.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("kind", SELF_DEGRADATIONS)
+def test_shares_run_from_nothing_to_the_worst(images, kind):
+    low, high = SELF_DEGRADATIONS[kind][1:]
+    worst = low if kind == "jpeg" else high
+    middle = (UNTOUCHED[kind] + worst) / 2
+    assert shares(kind, torch.tensor([UNTOUCHED[kind], middle, worst])).tolist() == pytest.approx([0, 0.5, 1])
+    assert torch.allclose(made_worse(images, kind, UNTOUCHED[kind]), images, atol=0.02 if kind == "jpeg" else 1e-6) or kind == "jpeg"
+    assert shares("resolution", torch.tensor([5.0]), (3, 5)).tolist() == [1]
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_the_degree_learns_from(colours, teacher, net, images, graded):
+    "The very number that is descended: the ranking of picture and copy, and the slope of the degree."
+    stage = Decomposition(colours, quick(graded=graded), teacher)
+    stage.strength, told = torch.tensor([1.0, 0.4]), {}
+    loop = SimpleNamespace(device=torch.device("cpu"), update=lambda name, loss: told.update({name: loss}))
+    known = torch.tensor([1.0, 0.0])
+    stage.teach_degree(loop, net, images[:2], images[2:], known)
+    s = net.degree(images).tolist()
+    if graded:  # strengths 0, 0, 1, 0: only the third is worse than others
+        expected = sum(max(0.0, s[a] - s[2] + 1) for a in (0, 1, 3)) / 3
+    else:
+        expected = (max(0.0, s[0] - s[2] + 1) + 1) / 2
+    x, steep = images.clone().requires_grad_(), 0
+    for n in range(4):
+        gradient, = torch.autograd.grad(net.degree(x)[n], x)
+        steep += float(gradient[n].square().sum()) / 4
+    assert float(told["degree"]) == pytest.approx(expected + 0.01 * steep, rel=1e-4)
 
 
 def test_exchange_ranking_both_readings():

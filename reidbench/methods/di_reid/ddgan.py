@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELF_DEGRADATIONS', 'UNTOUCHED', 'SIZES', 'draw_strengths', 'made_worse', 'shares', 'truly_worse', 'LiteResBlock',
-           'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'Made', 'DDGAN', 'load', 'mean_difference',
+           'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'critic', 'Made', 'DDGAN', 'load', 'mean_difference',
            'invariable_content_loss', 'pixel_loss', 'reconstruction_loss', 'identity_preserving_loss', 'reality_losses',
            'degradation_ranking_loss', 'rank_label', 'exchange_ranking_loss', 'graded_ranking_loss',
            'content_identity_loss', 'total_loss']
@@ -178,10 +178,12 @@ def degree_of(
     "One number a picture: the mean over places, then over scales, [N]."
     return sum(v.float().mean((1, 2, 3)) for v in verdicts) / len(verdicts)
 
-def _critic(scales, width):
+def critic(
+    scales,  # pictures looked at: the whole, the half ...
+    width,   # channels of its first layers
+):
     "A critic; a narrow one begins with larger weights than the published 0.02, from which its signal would fade to nothing on the way."
-    critic = Critic(scales, width)
-    return critic if width >= 32 else begin(critic)
+    return Critic(scales, width) if width >= 32 else begin(Critic(scales, width))
 
 
 class Made(NamedTuple):
@@ -217,7 +219,7 @@ class DDGAN(nn.Module):
         self.degradation_encoder = DegradationEncoder(w["dim"], w["encoder_width"])
         self.self_degradation_encoder = nn.Linear(4 * w["encoder_width"], w["dim"]) if shared else DegradationEncoder(w["dim"], w["encoder_width"])
         self.generator = AdaINGenerator(w["channels"], w["dim"], w["blocks"], w["hidden"])
-        self.reality, self.ranker = _critic(3, w["critic"]), _critic(degree_scales, w["critic"])
+        self.reality, self.ranker = critic(3, w["critic"]), critic(degree_scales, w["critic"])
         self.neck, self.classifier = nn.BatchNorm1d(self.content_encoder.width), nn.Linear(self.content_encoder.width, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
