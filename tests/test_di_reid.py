@@ -1,4 +1,5 @@
 "DI-REID: its equations, whose gradient goes where, phases in turn, stages that go on, what is refused."
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, Conte
                                              pixel_loss, rank_label, reality_losses, reconstruction_loss, shares, total_loss, truly_worse)
 from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
 from reidbench.methods.di_reid.dfen import load as load_dfen
-from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, identity_settings, small, train, untaught
+from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, finished, identity_settings, small, train, untaught
 from reidbench.nets.weights import save_model, weights_hash
 from reidbench.studies.tables import FIELDS, table
 
@@ -156,7 +157,7 @@ def test_what_the_degree_learns_from(colours, teacher, net, images, graded):
     for n in range(4):
         gradient, = torch.autograd.grad(net.degree(x)[n], x)
         steep += float(gradient[n].square().sum()) / 4
-    assert float(told["degree"]) == pytest.approx(expected + 0.01 * steep, rel=1e-4)
+    assert float(told["degree"].detach()) == pytest.approx(expected + 0.01 * steep, rel=1e-4)
 
 
 def test_exchange_ranking_both_readings():
@@ -563,18 +564,28 @@ def test_finished_stages_are_found_again(colours, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, "step", lambda self, loop, batch, step=step: counted.append(self.name) or step(self, loop, batch))
     again = train(colours, settings, tmp_path, quiet=True)
     assert counted == [] and weights_hash(again.model) == weights_hash(run.model)
-    import shutil
     shutil.rmtree(tmp_path / "checkpoint")
+    (tmp_path / "model.safetensors").unlink()
     train(colours, settings, tmp_path, quiet=True)
     assert set(counted) == {"di_reid"}  # the first two are not trained again
     with pytest.raises(ValueError, match="another training"):
         train(colours, replace(settings, recon=3.0), tmp_path, quiet=True)
 
 
-def test_several_processes_are_refused(colours, teacher, monkeypatch):
+def test_several_processes_are_refused_unless_it_is_finished(colours, teacher, monkeypatch, tmp_path):
+    before = Decomposition(colours, quick(), teacher, tmp_path, True).fit().model
     monkeypatch.setattr(training, "processes", lambda *a: SimpleNamespace(num_processes=2, device=torch.device("cpu")))
     with pytest.raises(ValueError, match="runs in one process, not in 2"):
         Decomposition(colours, quick(), teacher).fit()
+    assert weights_hash(Decomposition(colours, quick(), teacher, tmp_path, True).fit().model) == weights_hash(before)
+
+
+def test_a_changed_file_is_not_taken_for_a_finished_training(colours, teacher, tmp_path):
+    stage = Decomposition(colours, quick(), teacher, tmp_path, True)
+    model = stage.fit().model
+    assert weights_hash(finished(stage, load).model) == weights_hash(model)
+    save_model(tmp_path / "model.safetensors", DDGAN("resnet18", 8, WIDTHS))
+    assert finished(stage, load) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load) is None
 
 
 def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):
