@@ -182,8 +182,13 @@ def critic(
     scales,  # pictures looked at: the whole, the half ...
     width,   # channels of its first layers
 ):
-    "A critic; a narrow one begins with larger weights than the published 0.02, from which its signal would fade to nothing on the way."
-    return Critic(scales, width) if width >= 32 else begin(Critic(scales, width))
+    "A critic; a narrow one begins with larger weights than the published 0.02, from which its signal would fade to nothing on the way. Its verdicts begin near 0."
+    made = Critic(scales, width)
+    if width < 32:
+        begin(made)
+        for each in made.critics:
+            nn.init.normal_(each.verdict.weight, std=0.02)
+    return made
 
 
 class Made(NamedTuple):
