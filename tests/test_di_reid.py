@@ -1,0 +1,661 @@
+"DI-REID: its equations, whose gradient goes where, phases in turn, stages that go on, what is refused."
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from reidbench.data.people import Benchmark
+from reidbench.methods import di_reid
+from reidbench.methods.baseline import Trainer
+from reidbench.methods.di_reid import DDGAN, DFEN, DIREIDSettings, degradation_ranking_loss, training
+from reidbench.methods.di_reid.comparators import brightest, differences, lime, made_by, refined, structure_weights
+from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss, load, made_worse,
+                                             pixel_loss, rank_label, reality_losses, reconstruction_loss, shares, total_loss, truly_worse)
+from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
+from reidbench.methods.di_reid.dfen import load as load_dfen
+from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, finished, identity_settings, small, train, untaught
+from reidbench.nets.weights import save_model, weights_hash
+from reidbench.studies.tables import FIELDS, table
+
+WIDTHS = dict(dim=8, encoder_width=4, channels=8, hidden=8, blocks=1, critic=2)
+QUICK = dict(widths=WIDTHS, size=(64, 32), iterations=4, part=2, pairs=2, p=4, k=2, epochs=1, identity_epochs=1, precision="no", device="cpu")
+
+
+def quick(**changes):
+    return small(**{**QUICK, **changes})
+
+
+@pytest.fixture(scope="module")
+def images():
+    coarse = torch.rand(4, 3, 16, 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (64, 32), mode="nearest")
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return DDGAN("resnet18", 8, WIDTHS).eval()
+
+
+@pytest.fixture(scope="module")
+def teacher(colours):
+    torch.manual_seed(0)
+    return Trainer(colours, identity_settings(quick())).network().eval()
+
+
+# ---- worse on purpose
+
+@pytest.mark.parametrize("kind", SELF_DEGRADATIONS)
+def test_every_kind_makes_pictures_worse(images, kind):
+    before = images.clone()
+    strengths = draw_strengths(4, kind, np.random.default_rng(0))
+    low, high = SELF_DEGRADATIONS[kind][1:]
+    worse = made_worse(images, kind, strengths)
+    assert low <= strengths.min() <= strengths.max() <= high and len(set(strengths.tolist())) == 4
+    assert worse.shape == images.shape and 0 <= worse.min() and worse.max() <= 1
+    assert torch.equal(images, before) and truly_worse(images, worse).eq(1).all()
+
+
+def test_the_papers_ranges():
+    assert SELF_DEGRADATIONS["resolution"][1:] == (2.0, 4.0) and SELF_DEGRADATIONS["illumination"][1:] == (2.0, 3.5)
+    assert draw_strengths(5, "resolution", np.random.default_rng(0), (3, 3)).tolist() == [3.0] * 5
+
+
+def test_a_picture_that_cannot_get_worse_is_noticed(images):
+    flat = images.mean((2, 3), keepdim=True).expand(-1, -1, 64, 32)
+    assert truly_worse(flat, made_worse(flat, "resolution", 4.0)).eq(0).all()
+    black = torch.zeros(2, 3, 64, 32)
+    assert truly_worse(black, made_worse(black, "illumination", 3.0)).eq(0).all()
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x: made_worse(x, "rain", 1.0), "no degradation 'rain'"),
+    (lambda x: made_worse(x[..., :2, :2], "resolution", 4.0), "2 x 2 pixels cannot lose resolution by 4"),
+    (lambda x: made_worse(x, "resolution", [2.0, 3.0]), "one for each of the 4 images"),
+    (lambda x: draw_strengths(3, "blur", None, (4, 2)), "the lower one first"),
+    (lambda x: made_worse(x * 2, "blur", 1.0), "images"),
+])
+def test_what_cannot_be_made_worse(images, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(images)
+
+
+# ---- equations
+
+def test_ranking_loss_number_by_number():
+    a, b = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([3.0, 1.5, -1.0])
+    for gamma in (1, -1, 0, torch.tensor([1.0, -1.0, 0.0])):
+        g = gamma.tolist() if torch.is_tensor(gamma) else [gamma] * 3
+        for margin in (0.0, 0.5, 1.0):
+            expected = sum(max(0.0, (x - y) * s + margin) for x, y, s in zip(a.tolist(), b.tolist(), g)) / 3
+            assert float(degradation_ranking_loss(a, b, gamma, margin)) == pytest.approx(expected)
+
+
+def test_ranking_loss_pulls_the_right_way():
+    a, b = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    degradation_ranking_loss(a, b, 1.0, 1.0).backward()
+    assert (a.grad > 0).all() and (b.grad < 0).all()  # descended: the better one's score falls, the worse one's rises
+
+
+def test_equal_degrees_have_no_label_and_no_pull():
+    a = torch.tensor([1.0, 1.0, 0.0], requires_grad=True)
+    b = torch.tensor([1.0, 2.0, -1.0])
+    gamma = rank_label(a, b)
+    assert gamma.tolist() == [0, 1, -1] and not gamma.requires_grad
+    degradation_ranking_loss(a, b, gamma, 3.0).backward()
+    assert a.grad[0] == 0 and a.grad[1] > 0 and a.grad[2] < 0
+
+
+@pytest.mark.parametrize("a, b, gamma, margin, words", [
+    ([1.0], [1.0, 2.0], 1, 1, r"\[N\] and \[N\]"), ([[1.0]], [[1.0]], 1, 1, r"\[N\] and \[N\]"), ([1.0], [1.0], 2, 1, "gamma: 1, 0 or -1"),
+    ([1.0, 2.0], [1.0, 2.0], [1.0], 1, "gamma"), ([1.0], [1.0], float("nan"), 1, "gamma"), ([1.0], [1.0], 1, -1, "margin"), ([1.0], [1.0], 1, float("nan"), "margin"),
+])
+def test_ranking_losses_bad_input(a, b, gamma, margin, words):
+    with pytest.raises(ValueError, match=words):
+        degradation_ranking_loss(torch.tensor(a), torch.tensor(b), torch.tensor(gamma) if isinstance(gamma, list) else gamma, margin)
+
+
+def test_graded_ranking_pair_by_pair():
+    scores, strength = torch.randn(6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 1, 0.5, 0.5, 0.9])
+    pairs = [(a, b) for a in range(6) for b in range(6) if strength[b] > strength[a]]
+    expected = sum(max(0.0, float(scores[a] - scores[b]) + 1.5 * float(strength[b] - strength[a])) for a, b in pairs) / len(pairs)
+    assert float(graded_ranking_loss(scores, strength, 1.5)) == pytest.approx(expected, rel=1e-5)
+    assert float(graded_ranking_loss(strength * 2, strength)) == 0  # a scale that follows the strengths costs nothing
+    alone = scores.clone().requires_grad_()
+    graded_ranking_loss(alone, torch.zeros(6)).backward()
+    assert alone.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("kind", SELF_DEGRADATIONS)
+def test_shares_run_from_nothing_to_the_worst(images, kind):
+    low, high = SELF_DEGRADATIONS[kind][1:]
+    worst = low if kind == "jpeg" else high
+    middle = (UNTOUCHED[kind] + worst) / 2
+    assert shares(kind, torch.tensor([UNTOUCHED[kind], middle, worst])).tolist() == pytest.approx([0, 0.5, 1])
+    assert torch.allclose(made_worse(images, kind, UNTOUCHED[kind]), images, atol=0.02 if kind == "jpeg" else 1e-6) or kind == "jpeg"
+    assert shares("resolution", torch.tensor([5.0]), (3, 5)).tolist() == [1]
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_what_the_degree_learns_from(colours, teacher, net, images, graded):
+    "The very number that is descended: the ranking of picture and copy, and the slope of the degree."
+    stage = Decomposition(colours, quick(graded=graded), teacher)
+    stage.strength, told = torch.tensor([1.0, 0.4]), {}
+    loop = SimpleNamespace(device=torch.device("cpu"), update=lambda name, loss: told.update({name: loss}))
+    known = torch.tensor([1.0, 0.0])
+    stage.teach_degree(loop, net, images[:2], images[2:], known)
+    s = net.degree(images).tolist()
+    if graded:  # strengths 0, 0, 1, 0: only the third is worse than others
+        expected = sum(max(0.0, s[a] - s[2] + 1) for a in (0, 1, 3)) / 3
+    else:
+        expected = (max(0.0, s[0] - s[2] + 1) + 1) / 2
+    x, steep = images.clone().requires_grad_(), 0
+    for n in range(4):
+        gradient, = torch.autograd.grad(net.degree(x)[n], x)
+        steep += float(gradient[n].square().sum()) / 4
+    assert float(told["degree"].detach()) == pytest.approx(expected + 0.01 * steep, rel=1e-4)
+
+
+def test_exchange_ranking_both_readings():
+    s = dict(a=torch.tensor([0.0]), b=torch.tensor([4.0]), ab=torch.tensor([0.5]), ba=torch.tensor([3.5]))
+    assert float(exchange_ranking_loss(s["a"], s["b"], s["ab"], s["ba"])) == pytest.approx(0.5 + 0.5)
+    assert float(exchange_ranking_loss(s["a"], s["b"], s["ab"], s["ba"], printed=True)) == pytest.approx(0.5 + 4.5)
+    assert float(exchange_ranking_loss(s["b"], s["a"], s["ba"], s["ab"], -1.0)) == pytest.approx(0.5 + 0.5)
+
+
+def test_differences_are_means():
+    a, b = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
+    assert float(invariable_content_loss(a, b)) == 1 and float(identity_preserving_loss(a, b, b, b)) == 1
+    per_colour = [1 / 0.229, 1 / 0.224, 1 / 0.225]
+    assert float(pixel_loss(a, b)) == pytest.approx(sum(per_colour) / 3) and float(reconstruction_loss(a, b, b, a)) == pytest.approx(2 * sum(per_colour) / 3)
+    with pytest.raises(ValueError, match="one shape"):
+        invariable_content_loss(a, b[:1])
+
+
+@pytest.mark.parametrize("form", ["log", "least-squares"])
+def test_reality_losses(form):
+    real, made, real2, made2 = (torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(k)).double() for k in range(4))
+    critic, generator = reality_losses(form, real, made, real2, made2)
+    if form == "log":
+        log = lambda v: torch.log(torch.sigmoid(v)).mean()
+        assert critic == pytest.approx(float(-(log(real) + log(-made) + log(real2) + log(-made2)))) and generator == pytest.approx(float(log(-made) + log(-made2)))
+    else:
+        square = lambda v, t: ((v - t) ** 2).mean()
+        assert critic == pytest.approx(float(square(real, 1) + square(made, 0) + square(real2, 1) + square(made2, 0)))
+        assert generator == pytest.approx(float(square(made, 1) + square(made2, 1)))
+
+
+def test_totals():
+    assert total_loss({"recon": 2.0, "real": 1.0}, {"recon": 10.0, "real": 1.0, "id": 3.0}) == 21.0
+    with pytest.raises(ValueError, match="no weight for id"):
+        total_loss({"id": 1.0}, {"recon": 1.0})
+
+
+# ---- the DDGAN
+
+@pytest.mark.parametrize("options, width", [(dict(backbone="resnet50"), 1920), (dict(backbone="resnet18"), 480), (dict(backbone="resnet18", multi_scale=False), 256), (dict(backbone="resnet18", reduced=32), 32)])
+def test_content_encoder(images, options, width):
+    encoder = ContentPyramid(channels=8, **options).eval()
+    content, vector = encoder(images)
+    assert content.shape == (4, 8, 16, 8) and vector.shape == (4, width) and encoder.width == width
+    assert len(encoder.maps(images)) == (1 if options.get("multi_scale") is False else 4)
+
+
+def test_all_scales_reach_the_content(images):
+    "The gradient of the content map, and of the vector, arrives at every tapped stage."
+    for k in (0, 1):
+        encoder = ContentPyramid("resnet18", 8).eval()
+        encoder(images)[k].square().sum().backward()
+        parts = [encoder.front, *encoder.invariance.values(), *(encoder.narrow if k == 0 else encoder.person).values()]
+        assert all(any(p.grad is not None and p.grad.any() for p in part.parameters()) for part in parts)
+
+
+def test_decompose_combine_degree(net, images):
+    with torch.no_grad():
+        content, degradation = net.decompose(images)
+        made = net.combine(content, degradation.flip(0))
+        assert content.shape == (4, 8, 16, 8) and degradation.shape == (4, 8) and made.shape == images.shape and 0 <= made.min() and made.max() <= 1
+        plainly = [sum(float(m[n].mean()) for m in net.ranker(images)) / len(net.ranker(images)) for n in range(4)]
+        assert net.degree(images).tolist() == pytest.approx(plainly, abs=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_exchange_is_the_four_combinations(images, shared, synthetic):
+    torch.manual_seed(1)
+    net = DDGAN("resnet18", 8, WIDTHS, shared=shared).eval()
+    a, b = images[:2], images[2:]
+    with torch.no_grad():
+        made = net.exchange(a, b, synthetic)
+        (ca, da), (cb, real_b) = net.decompose(a), net.decompose(b)
+        db = net.self_degradation(b) if synthetic else real_b
+        assert not torch.allclose(net.self_degradation(b), real_b)
+        for name, content, degradation in (("aa", ca, da), ("ab", ca, db), ("ba", cb, da), ("bb", cb, db)):
+            torch.testing.assert_close(getattr(made, name), net.generator(content, degradation), rtol=1e-4, atol=1e-4)
+    assert made.logits_a.shape == (2, 8)
+    trunks = [p.data_ptr() for p in net.degradation_encoder.parameters()]
+    assert not any(p.data_ptr() in trunks for p in net.self_degradation_encoder.parameters())  # E_d and E'_d share no weight of E'_d's own
+
+
+def test_a_file_gives_the_same_network(net, images, tmp_path):
+    save_model(tmp_path / "ddgan.safetensors", net)
+    again = load(tmp_path / "ddgan.safetensors")
+    assert weights_hash(again) == weights_hash(net) and not again.training
+    short = DDGAN(**net.config)
+    short.load_state_dict(net.state_dict())
+    save_model(tmp_path / "half.safetensors", short.half())
+    half = load(tmp_path / "half.safetensors")
+    with torch.no_grad():
+        torch.testing.assert_close(half.degree(images), net.degree(images), rtol=1e-2, atol=1e-2)
+    assert next(half.parameters()).dtype == torch.float32
+    torch.manual_seed(0)
+    save_model(tmp_path / "dfen.safetensors", DFEN("resnet18", 4, WIDTHS))
+    with pytest.raises(ValueError, match="holds no DDGAN"):
+        load(tmp_path / "dfen.safetensors")
+    with pytest.raises(ValueError, match="holds no DFEN"):
+        load_dfen(tmp_path / "ddgan.safetensors")
+    assert load_dfen(tmp_path / "dfen.safetensors").embed(images).shape == (4, 480 + 512)
+
+
+def test_a_shipped_network_stays_small():
+    count = sum(p.numel() for p in DDGAN("resnet18", 64, "narrow").parameters())
+    assert count * 2 < 12e6  # bytes in half precision
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda net, x: net.combine(torch.rand(2, 8, 4, 4), torch.rand(3, 8)), "as many pictures"),
+    (lambda net, x: net.decompose(x[..., :30]), "multiples of 4"),
+    (lambda net, x: net.degree(x * 3), "images"),
+    (lambda net, x: DDGAN("densenet121"), "built on a ResNet"),
+    (lambda net, x: DDGAN("resnet18", widths="wide"), "widths are 'full', 'narrow'"),
+    (lambda net, x: DDGAN("resnet18", widths=dict(depth=3)), "some of dim"),
+])
+def test_ddgans_bad_input(net, images, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(net, images)
+
+
+# ---- pairs
+
+def test_pairs_are_of_two_cameras_and_keyed(colours):
+    cameras = colours.train["camid"].to_numpy()
+    sampler = PairSampler(cameras, 3, iterations=25, part=10, seed=4)
+    rows = [sampler.epoch(e) for e in range(sampler.epochs())]
+    assert [len(r) for r in rows] == [10, 10, 5] and all(r.shape[1] == 6 for r in rows)
+    i, k = (np.concatenate([r[:, n::2].ravel() for r in rows]) for n in (0, 1))
+    assert (cameras[i] != cameras[k]).all() and np.array_equal(sampler.epoch(1), rows[1]) and not np.array_equal(rows[0], rows[1])
+    assert set(rows[0][:, 0::2].ravel()) <= set(range(len(cameras)))
+    assert np.bincount(np.concatenate([sampler.epoch(0)[:, 0::2].ravel(), sampler.epoch(1)[:, 0::2].ravel()]), minlength=len(cameras)).max() <= 2  # everybody's turn comes
+
+
+def test_any_partner_is_never_the_picture_itself():
+    rows = PairSampler([1] * 5, 4, iterations=50, part=50, partner="any").epoch(0)
+    assert (rows[:, 0::2] != rows[:, 1::2]).all() and set(rows.ravel()) == set(range(5))
+
+
+def test_known_low_cameras(colours):
+    cameras = colours.train["camid"].to_numpy()
+    rows = PairSampler(cameras, 4, 20, 20, low=(2,)).epoch(0)
+    assert (cameras[rows[:, 1::2]] == 2).all() and (cameras[rows[:, 0::2]] != 2).all()
+
+
+@pytest.mark.parametrize("cameras, options, words", [
+    ([3, 3, 3], {}, "all 3 training pictures are of one camera.*partner='any'"), ([1, 2], dict(low=(7,)), "low_cameras .7,."), ([1, 1], dict(low=(1,)), "low_cameras"),
+    ([1], dict(partner="any"), "a pair needs two"),
+])
+def test_sets_without_pairs(cameras, options, words):
+    with pytest.raises(ValueError, match=words):
+        PairSampler(cameras, 2, 4, 4, **options)
+
+
+# ---- one iteration: phases and gradient routes
+
+class Spy(Decomposition):
+    "Notes the phase of each iteration, which parts each update moved, and which parts it gave a gradient."
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.seen = []
+
+    def step(self, loop, batch):
+        net, update, moved = loop.plain["model"], loop.update, {}
+        parts = dict(net.named_children())
+        state = lambda: {n: torch.cat([p.detach().flatten().clone() for p in m.parameters()]) for n, m in parts.items()}
+
+        def noted(name, loss):
+            for p in net.parameters():
+                p.grad = None
+            before = state()
+            update(name, loss)
+            touched = {n for n, m in parts.items() if any(p.grad is not None for p in m.parameters())}
+            moved[name] = ({n for n, v in state().items() if not torch.equal(v, before[n])}, touched)
+
+        loop.update = noted
+        try:
+            shown = super().step(loop, batch)
+        finally:
+            loop.update = update
+        self.seen.append((self.alone, moved, set(shown)))
+        return shown
+
+
+GENERATING = {"content_encoder", "degradation_encoder", "generator"}
+
+
+@pytest.mark.parametrize("part", [3, 4])
+def test_phases_take_turns_and_gradients_their_routes(colours, teacher, part):
+    before = weights_hash(teacher)
+    stage = Spy(colours, quick(iterations=2 * part, part=part), teacher, quiet=True)
+    stage.fit()
+    assert [alone for alone, _, _ in stage.seen] == [k % 2 == 0 for k in range(2 * part)]  # across checkpoints too
+    for alone, moved, shown in stage.seen:
+        assert moved["reality"] == ({"reality"}, {"reality"})
+        if alone:
+            assert moved["degree"] == ({"ranker"}, {"ranker"})
+            expected = GENERATING | {"self_degradation_encoder"}
+            assert shown == {"invc", "recon", "pre", "real", "deg", "reality", "degree"}
+        else:
+            assert "degree" not in moved  # nobody knows which of two real pictures is the worse one
+            expected = GENERATING | {"neck", "classifier"}
+            assert shown == {"id", "recon", "pre", "real", "deg", "reality"}
+        assert moved["generator"] == (expected, expected)
+    assert weights_hash(teacher) == before
+
+
+@pytest.mark.parametrize("supervision", ["ranking", "least-squares"])
+def test_known_cameras_teach_the_degree_in_both_phases(colours, teacher, supervision):
+    stage = Spy(colours, quick(supervision=supervision, low_cameras=(2,)), teacher, quiet=True)
+    stage.fit()
+    assert all("degree" in moved and moved["degree"] == ({"ranker"}, {"ranker"}) for _, moved, _ in stage.seen)
+
+
+def test_least_squares_in_the_cross_phase(colours, teacher, net, images):
+    stage = Decomposition(colours, quick(supervision="least-squares", low_cameras=(2,)), teacher)
+    made = SimpleNamespace(ab=images[:2], ba=images[2:])
+    with torch.no_grad():
+        maps = lambda x: torch.cat([v.flatten() for v in net.ranker(x)])
+        expected = ((maps(images[:2]) - 1) ** 2).mean() + (maps(images[2:]) ** 2).mean()
+        assert float(stage.rank(net, images[:2], images[2:], made, None)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_rank_of_the_phases_against_equations_5_and_10(colours, teacher, net, images):
+    stage = Decomposition(colours, quick(), teacher)
+    a, b, ab, ba = images[:2], images[2:], images[[1, 3]], images[[0, 2]]
+    made = SimpleNamespace(ab=ab, ba=ba)
+    with torch.no_grad():
+        s = {k: net.degree(v).tolist() for k, v in dict(a=a, b=b, ab=ab, ba=ba).items()}
+        gamma = [1 if y > x else -1 for x, y in zip(s["a"], s["b"])]
+        hinge = lambda p, q, g: sum(max(0.0, (x - y) * w + 1.0) for x, y, w in zip(p, q, g)) / 2
+        stage.alone = False
+        assert float(stage.rank(net, a, b, made, None)) == pytest.approx(hinge(s["a"], s["ab"], gamma) + hinge(s["ba"], s["b"], gamma), rel=1e-4)
+        stage.alone = True
+        truly = torch.tensor([1.0, 0.0])  # the second pair's copy is no worse: it costs its margin and pulls nowhere
+        assert float(stage.rank(net, a, b, made, truly)) == pytest.approx(hinge(s["a"], s["ab"], [1, 0]) + hinge(s["ba"], s["b"], [1, 0]), rel=1e-4)
+
+
+def test_the_two_totals(colours, teacher, images):
+    "Eq. 11 and 12: what is descended is the sum with its weights, put together from pictures by hand."
+    stage = Decomposition(colours, quick(), teacher)
+    stage.identity = training._Features(teacher, "cpu")
+    torch.manual_seed(2)
+    net, s = DDGAN("resnet18", 8, WIDTHS).eval(), stage.settings
+    x_i, x_k = images[:2], images[2:]
+    x_j = made_worse(x_i, "resolution", 3.0)
+    sigmoid = lambda maps: [torch.sigmoid(m) for m in maps]
+    log1 = lambda x: sum(torch.log(1 - p).mean() for p in sigmoid(net.reality(x))) / 3
+    features = lambda x: teacher.pool(teacher.backbone(x))
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    pixel = lambda x, y: ((x - y) / std).abs().mean()
+    degree = lambda x: degree_of(net.ranker(x))
+    with torch.no_grad():
+        stage.alone = True
+        m = net.exchange(x_i, x_j, True)
+        found = stage.self_phase(net, m, x_i, x_j, torch.ones(2))
+        hinge = lambda p, q, g=1.0: ((p - q) * g + 1).clamp_min(0).mean()
+        by_hand = {"invc": (m.content_a - m.content_b).abs().mean(), "recon": pixel(m.aa, x_i) + pixel(m.ba, x_i),
+                   "pre": (features(m.ab) - features(x_i)).abs().mean() + (features(m.ba) - features(x_j)).abs().mean(), "real": log1(m.ab) + log1(m.bb),
+                   "deg": hinge(degree(x_i), degree(m.ab)) + hinge(degree(m.ba), degree(x_j))}
+        assert set(found) == set(by_hand)
+        for name, value in by_hand.items():
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
+        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n]) for n, w in dict(invc=5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
+        stage.alone = False
+        m, labels = net.exchange(x_i, x_k), (torch.tensor([0, 3]), torch.tensor([1, 7]))
+        found = stage.cross_phase(net, m, x_i, x_k, labels)
+        g = rank_label(degree(x_i), degree(x_k))
+        entropy = lambda logits, y: -torch.log_softmax(logits, 1)[range(2), y].mean()
+        by_hand = {"recon": pixel(m.aa, x_i) + pixel(m.bb, x_k), "real": log1(m.ab) + log1(m.ba),
+                   "pre": (features(m.ab) - features(x_i)).abs().mean() + (features(m.ba) - features(x_k)).abs().mean(),
+                   "id": entropy(m.logits_a, labels[0]) + entropy(m.logits_b, labels[1]), "deg": hinge(degree(x_i), degree(m.ab), g) + hinge(degree(m.ba), degree(x_k), g)}
+        assert set(found) == set(by_hand)
+        for name, value in by_hand.items():
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
+        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n]) for n, w in dict(id=0.5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
+
+
+def test_a_frozen_trunk_stands_still(colours, teacher):
+    model = Decomposition(colours, quick(freeze_trunk=True), teacher, quiet=True).fit().model
+    known = teacher.backbone.state_dict()
+    trunk = model.content_encoder.trunk.state_dict()
+    assert all(torch.equal(v, known[k]) for k, v in trunk.items())  # statistics too
+    free = Decomposition(colours, quick(), teacher, quiet=True).fit().model.content_encoder.trunk.state_dict()
+    assert any(not torch.equal(v, known[k]) for k, v in free.items())
+
+
+def test_untaught_gives_back_what_was():
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(RuntimeError), untaught(a, b):
+        assert not any(p.requires_grad for p in (*a.parameters(), *b.parameters()))
+        raise RuntimeError
+    assert all(p.requires_grad for p in a.parameters()) and not any(p.requires_grad for p in b.parameters())
+
+
+# ---- the DFEN
+
+def test_equation_13():
+    a, b, w = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5, 0.0]])
+    assert identity_feature(a, b, w).tolist() == [[1, 2, 1.5, 0]] and identity_feature(a, b).tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(ValueError, match="one weight for each"):
+        identity_feature(a, b, w[:, :1])
+
+
+@pytest.mark.parametrize("options, width", [
+    ({}, 480 + 512), (dict(attention=False), 480 + 512), (dict(use="invariant"), 480), (dict(use="sensitive"), 512), (dict(multi_scale=False), 256 + 512), (dict(cue="score"), 480 + 512),
+    (dict(search="neck"), 480 + 512), (dict(heads="fc512", search="neck"), 1024), (dict(heads="fc512", search="neck", use="invariant"), 512), (dict(reduced=24), 24 + 512), (dict(degree_scales=3), 480 + 512),
+])
+def test_embeddings(images, options, width):
+    torch.manual_seed(0)
+    net = DFEN("resnet18", 5, WIDTHS, **options).eval()
+    found = net.embed(images)
+    assert found.shape == (4, width) and found.dtype == torch.float32 and torch.equal(net(images), found)
+    parts = net.parts(images)
+    if options.get("search") != "neck" and options.get("use", "both") == "both":
+        expected = torch.cat([parts.invariant, parts.sensitive if parts.attention is None else parts.sensitive * parts.attention], 1)
+        assert torch.equal(found, expected)
+    assert parts.attention is None or (parts.attention.shape == (4, 512) and 0 < parts.attention.min() and parts.attention.max() < 1)
+    net.train()
+    answers = net(images)
+    assert set(answers) == {"inv", "sen", "both"} and all(t.logits.shape == (4, 5) for t in answers.values())
+
+
+def test_attention_follows_the_degree(images):
+    torch.manual_seed(0)
+    net = DFEN("resnet18", 5, WIDTHS, cue="score").eval()
+    assert torch.allclose(cue_of(net.ranker, images, "score")[:, 0], degree_of(net.ranker(images)))
+    same = net.attention(torch.full((2, 1), 0.3))
+    assert torch.equal(same[0], same[1]) and not torch.equal(same[0], net.attention(torch.full((1, 1), 5.0))[0])
+    with pytest.raises(ValueError, match="no head"):
+        Head(4, 2, "mlp")
+
+
+def test_the_second_stage_begins_where_the_first_ended(colours, teacher, net, images):
+    ddgan = DDGAN("resnet18", 8, WIDTHS)
+    dfen = DFENTrainer(colours, quick(), identity=teacher, ddgan=ddgan).network().eval()
+    ddgan.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(dfen.parts(images).invariant, ddgan.content_encoder(images)[1])
+        torch.testing.assert_close(dfen.parts(images).sensitive, teacher.pool(teacher.backbone(images)))
+        torch.testing.assert_close(degree_of(dfen.ranker(images)), ddgan.degree(images))
+
+
+def test_the_second_stage_leaves_the_degree_alone(colours, teacher):
+    ddgan = DDGAN("resnet18", 8, WIDTHS)
+    before = weights_hash(ddgan)
+    run = DFENTrainer(colours, quick(), None, True, teacher, ddgan).fit()
+    assert all(torch.equal(p, q) for p, q in zip(run.model.ranker.parameters(), ddgan.ranker.parameters())) and weights_hash(ddgan) == before
+    for part in ("content_encoder", "sensitive", "attention", "heads"):
+        start = dict(DFENTrainer(colours, quick(), None, True, teacher, ddgan).network().named_children())
+        if part in ("content_encoder", "sensitive"):
+            assert any(not torch.equal(p, q) for p, q in zip(getattr(run.model, part).parameters(), start[part].parameters()))
+    assert set(run.record.curves) == {"loss", "inv", "sen", "both"} and "mAP" in run.record.metrics
+
+
+# ---- all stages
+
+def test_every_row_of_table_3(colours, teacher):
+    words = [cell.run.words["ablation"] for cell in table("di_reid/table3").cells if cell.runnable]
+    assert set(words) == set(ABLATIONS) and set(FIELDS["di_reid"]) == {"ablation", "degradation"}
+    for word in ABLATIONS:
+        net = DFENTrainer(colours, quick(ablation=word), identity=teacher).network()
+        assert (net.attention is None) == (word in ("no-invariance", "no-attention"))
+        assert (len(net.content_encoder.taps) == 1) == (word == "no-multi-scale")
+        assert net.config["use"] == {"invariant-only": "invariant", "sensitive-only": "sensitive"}.get(word, "both")
+
+
+def test_without_invariance_there_is_no_first_stage(colours, teacher, tmp_path):
+    run = train(colours, quick(ablation="no-invariance"), tmp_path, True, identity=teacher)
+    assert not (tmp_path / "ddgan").exists() and run.model.attention is None
+
+
+def test_a_stage_that_was_stopped_goes_on(colours, teacher, tmp_path, monkeypatch):
+    "Killed in its second part, it ends where an undisturbed one ends, bit for bit."
+    settings = quick(iterations=6, part=2)
+    whole = Decomposition(colours, settings, teacher, tmp_path / "whole", True).fit().model
+
+    class Killed(Decomposition):
+        steps = 0
+
+        def step(self, loop, batch):
+            Killed.steps += 1
+            if Killed.steps == 4:
+                raise KeyboardInterrupt
+            return super().step(loop, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        Killed(colours, settings, teacher, tmp_path / "cut", True).fit()
+    gone_on = Spy(colours, settings, teacher, tmp_path / "cut", True)
+    model = gone_on.fit().model
+    assert len(gone_on.seen) == 4 and weights_hash(model) == weights_hash(whole)
+    assert weights_hash(load(tmp_path / "cut" / "model.safetensors")) == weights_hash(whole)
+
+
+def test_finished_stages_are_found_again(colours, tmp_path, monkeypatch):
+    settings = quick()
+    run = train(colours, settings, tmp_path, quiet=True)
+    assert {p.name for p in tmp_path.iterdir()} >= {"identity", "ddgan", "model.safetensors", "record.json"}
+    assert set(run.record.surroundings["stages"]) == {"identity", "ddgan"}
+    counted = []
+    for owner in (Trainer, Decomposition):
+        step = owner.step
+        monkeypatch.setattr(owner, "step", lambda self, loop, batch, step=step: counted.append(self.name) or step(self, loop, batch))
+    again = train(colours, settings, tmp_path, quiet=True)
+    assert counted == [] and weights_hash(again.model) == weights_hash(run.model)
+    shutil.rmtree(tmp_path / "checkpoint")
+    (tmp_path / "model.safetensors").unlink()
+    train(colours, settings, tmp_path, quiet=True)
+    assert set(counted) == {"di_reid"}  # the first two are not trained again
+    with pytest.raises(ValueError, match="another training"):
+        train(colours, replace(settings, recon=3.0), tmp_path, quiet=True)
+
+
+def test_several_processes_are_refused_unless_it_is_finished(colours, teacher, monkeypatch, tmp_path):
+    before = Decomposition(colours, quick(), teacher, tmp_path, True).fit().model
+    monkeypatch.setattr(training, "processes", lambda *a: SimpleNamespace(num_processes=2, device=torch.device("cpu")))
+    with pytest.raises(ValueError, match="runs in one process, not in 2"):
+        Decomposition(colours, quick(), teacher).fit()
+    assert weights_hash(Decomposition(colours, quick(), teacher, tmp_path, True).fit().model) == weights_hash(before)
+
+
+def test_a_changed_file_is_not_taken_for_a_finished_training(colours, teacher, tmp_path):
+    stage = Decomposition(colours, quick(), teacher, tmp_path, True)
+    model = stage.fit().model
+    assert weights_hash(finished(stage, load).model) == weights_hash(model)
+    save_model(tmp_path / "model.safetensors", DDGAN("resnet18", 8, WIDTHS))
+    assert finished(stage, load) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load) is None
+
+
+def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):
+    alone = Benchmark("alone", colours.train[colours.train["camid"] == 0], colours.query, colours.gallery)
+    with pytest.raises(ValueError, match="one camera"):
+        train(alone, quick(), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(ablation="half"), "ablation is one of full"), (dict(degradation="rain"), "degradation is one of"), (dict(partner="friend"), "partner is one of"),
+    (dict(supervision="some"), "supervision is one of"), (dict(supervision="ranking"), "belong together"), (dict(low_cameras=(3,)), "belong together"),
+    (dict(strength=(4, 2)), "lower one first"), (dict(strength=(0.5, 2)), "factor between 1"), (dict(strength=(2, 200)), "shorter side, 128 pixels"),
+    (dict(iterations=0), "at least 1"), (dict(pair_milestone=0), "pair_milestone"), (dict(recon=-1.0), "at least 0"), (dict(rank_margin=-1.0), "at least 0"),
+    (dict(widths="wide"), "widths are"), (dict(epochs=-1), "epochs"),
+])
+def test_settings_that_cannot_be_trained(changes, words):
+    with pytest.raises(ValueError, match=words):
+        DIREIDSettings(**changes)
+
+
+def test_defaults_are_the_papers():
+    s = DIREIDSettings()
+    assert (s.degradation, s.backbone, s.size, s.adversarial, s.shared, s.reduced, s.partner, s.supervision, s.printed) == ("resolution", "resnet50", (256, 128), "log", False, 0, "camera", "none", False)
+    assert s.lambdas == dict(invc=5, recon=10, pre=1, real=1, deg=1, id=0.5, inv=0.5, sen=0.5, both=1) and s.scales == 1 and DIREIDSettings(degradation="illumination").scales == 3
+    e = identity_settings(s)
+    assert (e.neck, e.last_stride, e.pool, e.dropout, e.epochs) == ("fc512", 2, "max", 0.5, 60)
+    assert s.rank_margin == 1 and s.iterations == 30_000 and s.pairs == 8
+    for name in ("DDGAN", "DFEN", "DIREIDSettings", "degradation_ranking_loss", "train", "small"):
+        assert name in di_reid.__all__
+
+
+# ---- comparators
+
+def test_refined_light_is_the_minimum():
+    "A general minimiser, which knows nothing of matrices, finds the same map."
+    guess = np.random.default_rng(1).random((4, 5))
+    down, right = (m @ guess.ravel() for m in differences(4, 5))
+    weights = [structure_weights(d.reshape(4, 5)).ravel() / (np.abs(d) + 1e-3) for d in (down, right)]
+
+    def cost(t):
+        steps = [m @ t for m in differences(4, 5)]
+        return ((t - guess.ravel()) ** 2).sum() + 0.15 * sum((w * d**2).sum() for w, d in zip(weights, steps))
+
+    best = minimize(cost, guess.ravel(), method="L-BFGS-B", options=dict(maxiter=20_000, maxfun=10**6, ftol=1e-15, gtol=1e-9)).x
+    assert np.allclose(refined(guess).numpy().ravel(), best, atol=1e-3)
+    assert cost(refined(guess).double().numpy().ravel()) <= cost(best) + 1e-6
+
+
+def test_lime_brightens_and_stays_in_range(images):
+    dark = images**3
+    bright, before = lime(dark), dark.clone()
+    assert bright.mean() > dark.mean() and 0 <= bright.min() and bright.max() <= 1 and torch.equal(dark, before)
+    assert lime(torch.zeros(1, 3, 8, 8)).eq(0).all() and torch.allclose(lime(torch.ones(1, 3, 8, 8)), torch.ones(1, 3, 8, 8), atol=1e-4)
+    assert lime(images[:0]).shape == (0, 3, 64, 32) and torch.equal(brightest(images), images.max(1).values)
+    one_pixel = lime(torch.full((1, 3, 1, 1), 0.25))
+    assert torch.allclose(one_pixel, torch.full((1, 3, 1, 1), 0.25 / 0.25**0.8), atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [dict(alpha=-1), dict(gamma=0), dict(least=0), dict(gamma=float("nan"))])
+def test_limes_bad_input(images, wrong):
+    with pytest.raises(ValueError, match="lime:"):
+        lime(images, **wrong)
+
+
+def test_pictures_of_another_method(colours, tmp_path):
+    paths = colours.query["path"].tolist()[:2]
+    found = made_by(colours.query["path"].iloc[0].rsplit("/", 1)[0], paths, (32, 16))
+    assert found.shape == (2, 3, 32, 16) and 0 <= found.min() and found.max() <= 1
+    with pytest.raises(FileNotFoundError, match="no pictures of DeepUPE"):
+        made_by(tmp_path / "none", paths)
+    with pytest.raises(FileNotFoundError, match="lacks 2 of 2 pictures of DeepUPE"):
+        made_by(tmp_path, paths)
