@@ -10,14 +10,14 @@ from scipy.optimize import minimize
 
 from reidbench.data.people import Benchmark
 from reidbench.methods import di_reid
-from reidbench.methods.baseline import Trainer
+from reidbench.methods.baseline import Trainer, finished
 from reidbench.methods.di_reid import DDGAN, DFEN, DIREIDSettings, degradation_ranking_loss, training
 from reidbench.methods.di_reid.comparators import brightest, differences, lime, made_by, refined, structure_weights
 from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss, load, made_worse,
                                              pixel_loss, rank_label, reality_losses, reconstruction_loss, shares, total_loss, truly_worse)
 from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
 from reidbench.methods.di_reid.dfen import load as load_dfen
-from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, finished, identity_settings, small, train, untaught
+from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, identity_settings, small, train, untaught
 from reidbench.nets.weights import save_model, weights_hash
 from reidbench.studies.tables import FIELDS, table
 
@@ -583,9 +583,9 @@ def test_several_processes_are_refused_unless_it_is_finished(colours, teacher, m
 def test_a_changed_file_is_not_taken_for_a_finished_training(colours, teacher, tmp_path):
     stage = Decomposition(colours, quick(), teacher, tmp_path, True)
     model = stage.fit().model
-    assert weights_hash(finished(stage, load).model) == weights_hash(model)
+    assert weights_hash(finished(stage, load=load).model) == weights_hash(model)
     save_model(tmp_path / "model.safetensors", DDGAN("resnet18", 8, WIDTHS))
-    assert finished(stage, load) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load) is None
+    assert finished(stage, load=load) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load=load) is None
 
 
 def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):

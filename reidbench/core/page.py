@@ -6,7 +6,6 @@
 __all__ = ['STYLE', 'TERMINAL_COLOURS', 'DRAW', 'write_page', 'run_notebook']
 
 # %% ../../nbs/core/40_page.ipynb #e0a49930
-import json
 import re
 import sys
 import time

@@ -9,7 +9,6 @@ __all__ = ['RESAMPLING', 'decode', 'Pixels', 'PKSampler', 'ShuffleSampler', 'Bat
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 # %% ../../nbs/data/60_batches.ipynb #8b8f50fa
 import numpy as np

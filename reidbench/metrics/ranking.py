@@ -8,7 +8,6 @@ __all__ = ['PROTOCOLS', 'PRODUCTS', 'METRICS', 'Embeddings', 'Matches', 'find_ma
            'side_by_side', 'join', 'cmc_curve', 'ap_histogram', 'draw_query', 'Comparison', 'compare']
 
 # %% ../../nbs/metrics/10_ranking.ipynb #779c4e8e
-import os
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.base import check_images
 from .blocks import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 # %% ../../nbs/nets/50_generators.ipynb #c304dbfd

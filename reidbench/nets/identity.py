@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.base import check_images, pick_device
+from ..core.base import pick_device
 from ..data.batches import Pixels
 from ..metrics.ranking import Embeddings, evaluate, pool_queries
 from .backbones import Backbone, build

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..core.base import keyed
 from ..core.show import figure
 from ..data.degrade import SEVERITIES, SEVERITY_NAMES, degrade
-from ..metrics.ranking import Embeddings, Ranking, evaluate, pool_queries
+from ..metrics.ranking import Ranking, evaluate, pool_queries
 from ..metrics.reranking import evaluate_reranked
 from ..nets.identity import evaluating, extract, query_pictures
 

@@ -7,7 +7,7 @@ __all__ = ['PER_QUERY', 'ROWS', 'read', 'figure_of', 'marks', 'paired', 'Results
 
 # %% ../../nbs/studies/40_compare.ipynb #0e4e6ae1
 import html
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..core.record import Record
 from ..core.show import OKABE_ITO, figure
 from ..data.degrade import SEVERITIES
 from .runner import Budget, what
-from .tables import LTA, M_IFGSM, SMA, STREET, Cell, DataSet, Figure, Run, Table, digest, elsewhere
+from .tables import LTA, M_IFGSM, SMA, STREET, Cell, DataSet, Figure, Run, Table, elsewhere
 from .tables import table as table_by_name
 
 # %% ../../nbs/studies/40_compare.ipynb #2edb4a12

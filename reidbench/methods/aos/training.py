@@ -26,7 +26,6 @@ from ...metrics.ranking import evaluate
 from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_MEAN
 from ...nets.identity import extract, load_identity
-from ...nets.weights import weights_hash
 from ...train.loop import processes
 
 # %% ../../../nbs/methods/aos/30_training.ipynb #a0b8d040

@@ -11,7 +11,7 @@ __all__ = ['DEGRADATIONS', 'UNTOUCHED', 'ABLATIONS', 'PIECE', 'ADJUSTER', 'SHIPP
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c2d0d9a2
 import json
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from ...core.show import figure
 from ...data import degrade
 from ...data.batches import Pixels
 from ...losses.adversarial import FORMS
-from ..baseline import BaselineSettings, Run, _same_training
+from ..baseline import BaselineSettings, Run, same_training
 from ...nets.blocks import IMAGENET_STD
 from ...nets.generators import NormLinear, trio, widths
 from ...nets.weights import read_model, save_model, weights_hash
@@ -403,7 +403,7 @@ class AdjusterTraining:
 def _fit_adjuster(training):
     s = training.settings
     accelerator = processes(s.device, s.processes)
-    _same_training(training)
+    same_training(training)
     pixels = Pixels(training.people, s.size)
     groups = domains(training.people, s.degradation, s.low_cameras, pixels)
     if not training.quiet:

@@ -25,7 +25,7 @@ from ...core.record import Record, peak_memory, plain, surroundings
 from ...data.batches import Batch, Pixels
 from ...explain.activation import find_layer
 from ...losses.adversarial import AdversarialLoss, slope_penalty
-from ..baseline import Run, _same_training
+from ..baseline import Run, same_training
 from .adjuster import PIECE, GAAGSettings, stage_settings
 from ...nets.backbones import frozen
 from ...nets.critics import Critic
@@ -259,7 +259,7 @@ def _fit_attacker(training):
     accelerator = processes(s.device, s.processes)
     if accelerator.num_processes > 1:
         raise ValueError("stage 2 is small and runs in one process: call train_attacker without torchrun into this folder first; what is finished there is read, and stages 1 and 3 may use several")
-    _same_training(training)
+    same_training(training)
     device = accelerator.device
     training.adjuster.to(device), training.teacher.to(device)
     batches = Groups(training.people, Pixels(training.people, s.size), s.p, s.k, s.attack_iterations, s.seed, device)

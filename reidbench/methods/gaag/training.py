@@ -26,7 +26,7 @@ from .identity import IdentityTerms
 from ...nets.backbones import frozen
 from ...nets.identity import load_identity
 from ...nets.weights import weights_hash
-from ...train.loop import gathered, processes
+from ...train.loop import gathered
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #8ae6f1b9
 def draw_scores(
