@@ -297,7 +297,7 @@ def _tables():
     lines = [f"{name:<16} {len(table(name).runs()):>3} searches on {', '.join(table(name).needs)}: {title}" for name, title in tables().items()]
     return "\n".join([*lines, f"{'matrix':<16} all methods against all troubles"])
 
-
+# %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
     from reidbench.studies.compare import Results, matrix
     from reidbench.studies.runner import Budget, Study

@@ -200,7 +200,7 @@ class Attack(_Asking):
         "Back into the box around the pictures, and into [0, 1]."
         return torch.minimum(torch.maximum(adv, images - self.eps), images + self.eps).clamp(0, 1)
 
-
+# %% ../../nbs/attacks/10_base.ipynb #c7957853
 def on_paper(
     adv,     # [N, 3, H, W]: attacked pictures
     images,  # [N, 3, H, W] in [0, 1]: what they were
@@ -329,7 +329,7 @@ class _Arena:
         chosen = guides_of(self.tables[self.side].iloc[rows], self.tables[other], count, seed, alone=not needed)
         return self.pixels[other].images(chosen.flatten().tolist()).unflatten(0, chosen.shape)
 
-
+# %% ../../nbs/attacks/10_base.ipynb #9f1546f1
 def nearest_wrong(
     gallery,  # Embeddings
     pids,     # int [N]: who is on the pictures

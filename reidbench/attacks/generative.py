@@ -61,7 +61,7 @@ class NoiseGenerator(nn.Module):
     def forward(self, images):
         return self.body(2 * images - 1)
 
-
+# %% ../../nbs/attacks/30_generative.ipynb #52ac2462
 class PairCritic(nn.Module):
     "(images, images or their attacked form) -> one map of verdicts a scale."
 

@@ -197,7 +197,7 @@ def _class_score(labels, count):
         return class_probability(outputs, mine.to(outputs.device))
     return score
 
-
+# %% ../../nbs/explain/10_occlusion.ipynb #af4e49a2
 def _similarity_score(reference, count, embed):
     "(outputs, which image) -> score, for the likeness to a reference."
     reference = torch.as_tensor(reference)
@@ -526,7 +526,7 @@ class Tiled:
 # %% ../../nbs/explain/10_occlusion.ipynb #a27115cc
 WORTH = 0.85  # a block is computed on patches while they are less than this share of its map
 
-
+# %% ../../nbs/explain/10_occlusion.ipynb #aabdfebb
 class Plan:
     "Where a batch's patches lie in every map, and which rows of the tables make them."
 
@@ -788,7 +788,7 @@ def _scale(width, high, text):
     draw.text((24 + bar, 16), f"{high:.2g}", fill="#555", font=font)
     return Picture(card, text)
 
-
+# %% ../../nbs/explain/10_occlusion.ipynb #5d34acb3
 def draw_map(
     found,           # SensitivityMap
     images,          # [N, 3, H, W] in [0, 1], those of the map
@@ -859,7 +859,7 @@ def _check_search(images, pid, camid, gallery):
             raise ValueError(f"{name} has shape {list(v.shape)} for {len(images)} images: give one number for each")
     return pid, camid
 
-
+# %% ../../nbs/explain/10_occlusion.ipynb #93b51b89
 def retrieval_sensitivity(
     model,               # callable: images [N, 3, H, W] in [0, 1] -> embeddings [N, D]
     images,              # the queries, [N, 3, H, W] in [0, 1]

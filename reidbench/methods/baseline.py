@@ -174,7 +174,7 @@ class Trainer(_Plan):
         "Train, evaluate, write; returns Run(model, record)."
         return _fit(self)
 
-
+# %% ../../nbs/methods/10_baseline.ipynb #74d934c7
 def _freeze_statistics(net):
     for m in net.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm):

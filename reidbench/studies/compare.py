@@ -18,7 +18,7 @@ from .. import __version__
 from ..core.record import Record
 from ..core.show import OKABE_ITO, figure
 from ..data.degrade import SEVERITIES
-from .runner import Budget, what
+from .runner import Budget, agrees
 from .tables import LTA, M_IFGSM, SMA, STREET, Cell, DataSet, Figure, Run, Table, elsewhere
 from .tables import table as table_by_name
 
@@ -55,7 +55,7 @@ def marks(records, run, budget):
     if others:
         said.append(f"made by reidbench {', '.join(others)}")
     try:
-        changed = [f"seed {s}" for s, r in records.items() if any(r.settings.get(k, v) != v for k, v in what(budget.settings(run, s)).items())]
+        changed = [f"seed {s}" for s, r in records.items() if not agrees(r, budget.settings(run, s))]
     except ModuleNotFoundError:
         changed = []
     if changed:
@@ -156,7 +156,7 @@ class Results:
     def _repr_html_(self):
         return _draw_results(self)
 
-
+# %% ../../nbs/studies/40_compare.ipynb #08bef90f
 def _line(results, cell):
     ours = results.of(cell)
     said = [m for run in cell.runs for m in marks(results.all.get(run.work, {}), run, results.budget)]
@@ -204,7 +204,7 @@ def _draw_results(results):
     heads = "".join(f"<th style='text-align:center'>{html.escape(g)}<br>{html.escape(m)}</th>" for g, m in columns)
     body = "".join(f"<tr><td style='text-align:left'>{html.escape(row)}</td>" + "".join(_place(cell.get((row, *column))) for column in columns) + "</tr>" for row in dict.fromkeys(lines["row"]))
     different = "; ".join(dict.fromkeys(d for d in lines["different"] if d))
-    notes = [f"bold: here, mean ± standard deviation over seeds; small: the paper's figure" + (f". Not the same experiment: {different}" if different else "")]
+    notes = ["bold: here, mean ± standard deviation over seeds; small: the paper's figure" + (f". Not the same experiment: {different}" if different else "")]
     notes += [f"{r.row}, {r.group}: {r.notes}" for r in lines.drop_duplicates(["row", "group"]).itertuples() if r.notes]
     return (f"<table><caption><b>{html.escape(results.table.name)}</b>: {html.escape(results.table.title)}</caption><thead><tr><th></th>{heads}</tr></thead><tbody>{body}</tbody></table>"
             + "".join(f"<div style='opacity:.7'>{html.escape(n)}</div>" for n in notes))

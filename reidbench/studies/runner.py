@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'plan', 'record_name', 'model_of', 'finished', 'trained',
-           'agreed', 'together', 'first', 'found', 'searched', 'cost', 'reader', 'done', 'work_off', 'Study', 'asked',
-           'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
+           'agreed', 'together', 'first', 'found', 'searched', 'cost', 'reader', 'agrees', 'done', 'work_off', 'Study',
+           'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import html
@@ -223,7 +223,7 @@ def found(
                    weights=training.weights, surroundings=surroundings(device), data=_sets(run, job, root, benchmark),
                    details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query, **told})
 
-
+# %% ../../nbs/studies/30_runner.ipynb #685fdac5
 def searched(
     run,        # Run
     job,        # Job, whose model it is
@@ -297,6 +297,14 @@ def reader(root, build=True):
     return look
 
 
+def agrees(
+    record,    # Record
+    settings,  # a method's settings
+):
+    "Whether a record was made with these settings; those that it does not know yet do not count."
+    return all(record.settings.get(k, v) == v for k, v in what(settings).items())
+
+
 def done(
     file,   # of the cell's record
     run,
@@ -307,13 +315,12 @@ def done(
     if not Path(file).is_file():
         return None
     record = Record.load(file)
-    former, now = record.settings, what(job.settings)
-    same = record.details.get("work") == run.work and all(former[k] == v for k, v in now.items() if k in former)
+    same = record.details.get("work") == run.work and agrees(record, job.settings)
     for key, data in (("fingerprint", run.test.at(job.seed)), ("train_fingerprint", job.train_set)):
         same = same and record.data.get(key) in (None, look(data) or record.data.get(key))
     return record if same and not record.failure else None
 
-
+# %% ../../nbs/studies/30_runner.ipynb #d1013ebb
 def work_off(
     job,      # Job
     root,     # folder of the sets
@@ -330,7 +337,8 @@ def work_off(
         place, training = trained(job, root, Path(folder) / "trainings", quiet)
     except Exception as error:  # whatever it is, it belongs to these cells alone: written there, and the study goes on
         place, training = Path(folder) / "trainings" / job.key, error
-        write_whole(place / "failure.txt", f"{type(error).__name__}: {error}")
+        if first():
+            write_whole(place / "failure.txt", f"{type(error).__name__}: {error}")
     for run in left if first() else ():
         record = _try(run, job, place, training, root)
         record.save(records / record_name(run, job.seed))
@@ -351,7 +359,7 @@ def _try(run, job, place, training, root):
 
 # %% ../../nbs/studies/30_runner.ipynb #13a52e5c
 class Study:
-    "A table's cells under one budget: `.run()`, `.cells()`, `.records()`; shows itself."
+    "A table's cells under one budget: `.run()`, `.states()`, `.record(run, seed)`, `.figure()`; shows itself."
 
     def __init__(
         self,
@@ -406,7 +414,7 @@ class Study:
     def _repr_html_(self):
         return _show(self)
 
-
+# %% ../../nbs/studies/30_runner.ipynb #b79d82c8
 def _wanted(cells, rows, table):
     if rows is None:
         return cells

@@ -203,7 +203,7 @@ def slug(text):
     "A text as part of a file's name."
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
-
+# %% ../../nbs/studies/10_tables.ipynb #1fbc9c52
 @dataclass(frozen=True)
 class Run:
     "One training and one search: all metrics of one row on one set."

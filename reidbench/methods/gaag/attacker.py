@@ -162,7 +162,7 @@ def attacked_images(adjuster, attacker, embeddings, images):
     scores = attacker(f_d, likeness)
     return Attacked(adjuster.render(f_c, f_d, scores).clamp(0, 1), scores)
 
-
+# %% ../../../nbs/methods/gaag/30_attacker.ipynb #ab1e1f27
 @torch.no_grad()
 def attack(
     adjuster,  # an Adjuster

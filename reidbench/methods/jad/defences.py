@@ -49,7 +49,7 @@ class CircuitousScaling:
             images = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         return images
 
-
+# %% ../../../nbs/methods/jad/20_defences.ipynb #8802e82d
 @dataclass
 class ResizePad:
     "Passive defence (Xie et al. 2018): smaller by a random factor, put at a random place on black, anew in each call."

@@ -26,7 +26,7 @@ from ...train.loop import processes
 # %% ../../../nbs/methods/jad/30_training.ipynb #1c8de2c3
 ADVERSARIES = {"M-IFGSM": IFGSM, "SMA": SMA, "LTA": LTA, "FNA": FNA}
 
-
+# %% ../../../nbs/methods/jad/30_training.ipynb #f570d51a
 @dataclass
 class JADSettings(BaselineSettings):
     "The proactive part of the joint adversarial defence; defaults are the paper's, and where it is silent those of its code."
@@ -76,7 +76,7 @@ class JADSettings(BaselineSettings):
         "An attack of these settings."
         return ADVERSARIES[kind or self.adversary](eps=self.eps, step=self.step, iterations=iterations, **knobs)
 
-
+# %% ../../../nbs/methods/jad/30_training.ipynb #d115ebe7
 def code(
     **changes,  # settings that shall differ
 ):
@@ -127,7 +127,7 @@ class Replaced:
         on = (u[:, 0] < self.share).view(-1, 1, 1, 1)
         return torch.where(on, self.pictures[torch.as_tensor(rows).cpu()].to(images) / 255, images)
 
-
+# %% ../../../nbs/methods/jad/30_training.ipynb #510b79d1
 def adversarial_pictures(
     model,    # the frozen model
     people,   # person table

@@ -41,7 +41,7 @@ def bottlenecks(count, width, middle):
 # %% ../../../nbs/methods/msfl/20_pyramid.ipynb #d8ac7dc1
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-
+# %% ../../../nbs/methods/msfl/20_pyramid.ipynb #f4583d88
 class PyramidNet(nn.Module):
     "Backbone, pyramid, embedding, classifier. Training: `Trained(logits, features)`; eval: the embedding [N, D]. `.embed(images)` at any time."
 
@@ -111,7 +111,7 @@ class PyramidNet(nn.Module):
         embedding = self.embed(images)
         return Trained(self.classifier(embedding), embedding) if self.training else embedding
 
-
+# %% ../../../nbs/methods/msfl/20_pyramid.ipynb #67730a59
 def _checked(backbone, levels, blocks, width, kernel):
     "The levels as stage names, or an error."
     missing = [s for s in STAGES if s not in backbone.stages]
