@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
-from .statistics import synchronised
+from .statistics import kinds_of, ordinary, synchronised
 
 # %% ../../nbs/train/30_loop.ipynb #522e7c8f
 class Progress:
@@ -166,6 +166,7 @@ class _Updating:
             net.to(memory_format=torch.channels_last)
         if self.world == 1:
             return net
+        self.kinds.append((net, kinds_of(net)))
         net = synchronised(net, self.twice)
         wrap = any(p.requires_grad for p in net.parameters())
         return nn.parallel.DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == "cuda" else None) if wrap else net
@@ -319,6 +320,7 @@ class Loop(_Updating, _Counting, _Tracking, _Saving):
         self.folder = Path(folder) / "checkpoint" if folder is not None else None
         self.quiet, self.twice = quiet or self.rank != 0, twice
         self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
+        self.kinds = []  # networks with synchronised batch norms, and what these were
         self.nets = {name: self._prepare(net) for name, net in nets.items()}
         self.optimizers = optimizers
         for optimizer in optimizers.values():
@@ -353,4 +355,6 @@ class Loop(_Updating, _Counting, _Tracking, _Saving):
                 self._end_of_epoch()
         progress.close(text)
         self._close_trackers()
+        for net, kinds in self.kinds:
+            ordinary(net, kinds)
         return self.curves

@@ -141,7 +141,7 @@ def small(
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, a pyramid of a quarter of the width, the cheap penalty where it serves."
     cut = baseline.small(settings or MSFLSettings(), **{"width": 128, "middle": 32, **changes})
-    gated = "mode" not in changes and cut.regulariser == "gradient" and not cut.squared
+    gated = "mode" not in changes and cut.regulariser == "gradient" and cut.q == 2 and not cut.squared and "input" not in cut.stages  # where it agrees with the exact one
     return replace(cut, mode="gated") if gated else cut
 
 # %% ../../../nbs/methods/msfl/40_training.ipynb #37bdc933
