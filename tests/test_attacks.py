@@ -222,6 +222,8 @@ def test_a_search_under_attack(town):
     assert len(found.table) == len(town.query) and found.images == len(town.query) and found.seconds > 0
     assert found.after.mAP < found.before.mAP and "Rank-1" in found._repr_html_() and "white box" in repr(found)
     assert np.allclose(found.table["AP before"], found.before.ap, equal_nan=True)
+    again = attacked(town, net, SMA(iterations=5), size=(32, 16), known=found)
+    assert np.array_equal(again.after.ap, found.after.ap, equal_nan=True) and np.array_equal(again.before.ap, found.before.ap, equal_nan=True)
     side = attacked(town, net, IFGSM(iterations=3), side="gallery", size=(32, 16))
     looked_for = town.gallery["pid"].isin(set(town.query["pid"])).sum()
     assert side.images == looked_for and side.after.mAP < side.before.mAP

@@ -368,6 +368,7 @@ def attacked(
     protocol="market",    # one of metrics.ranking.PROTOCOLS
     rerank=False,         # k-reciprocal re-ranking
     guides=4,             # pictures of the same person for attacks that look at some
+    known=None,           # an Attacked of the same model, set, size and defence: its clean embeddings are taken over
     early_stop=False,     # end a batch when all its pictures have a stranger nearest
     seed=0,               # of guides
     batch=64,             # pictures at a time when embedding
@@ -384,7 +385,7 @@ def attacked(
         raise ValueError("early_stop asks the attacked model who is nearest to a query: leave it out for side='gallery' or a source")
     with evaluating(model) as lies:
         arena = _Arena(benchmark, model, attack, side, defence, adaptive, source, size, torch.device(device) if device is not None else lies or pick_device(), batch)
-        found = {name: arena.embeddings(name) for name in ("query", "gallery")}
+        found = {name: arena.embeddings(name, known and known.embeddings[name].values) for name in ("query", "gallery")}
         stop = nearest_wrong(found["gallery"], found["query"].pid, found["query"].camid) if early_stop else None
         values, spent, count = _under_attack(arena, found[side].values.copy(), guides, seed, stop, together, progress)
     rank = lambda q, g: (evaluate_reranked if rerank else evaluate)(q, g, protocol)

@@ -139,38 +139,8 @@ def ms_ssim(
     return (values.clamp_min(1e-6) ** (weights / weights.sum())[:, None]).prod(0)
 
 # %% ../../nbs/attacks/30_generative.ipynb #74f6ef81
-@dataclass
-class DMR:
-    "Deep mis-ranking (Wang et al., CVPR 2020): `fit` against a model with `.embed` and `.logits`, then an attack like the others; it asks the attacked model nothing."
-
-    eps: float = 16 / 255     # largest change of a pixel
-    width: int = 32           # of the generator
-    blocks: int = 6
-    critic_width: int = 64
-    epochs: int = 50
-    p: int = 8                # people a batch
-    k: int = 4                # pictures a person
-    lr: float = 2e-4          # Adam, betas (0.5, 0.999)
-    rank: float = 10.0        # weight of log cross-entropy and log mis-ranking
-    likeness: float = 0.1     # weight of 1 - MS-SSIM
-    margin: float = 0.3
-    smoothing: float = 0.1
-    seed: int = 0
-    rounded: bool = False     # 8 bits a colour, as a saved picture has
-    precision: str = "fp32"   # of `fit`'s steps: "fp32" or "bf16"
-    batch: int = 64           # pictures at a time in use
-
-    needs = takes = ()
-    name, asks = "DMR", False  # `asks`: whether it looks at the attacked model
-
-    def __post_init__(self):
-        if not 0 < self.eps <= 1 or self.epochs < 0 or self.lr <= 0:
-            raise ValueError(f"eps must be above 0 and at most 1, epochs at least 0, lr above 0; got {self.eps:g}, {self.epochs}, {self.lr:g}")
-        self.generator = None
-
-    def change(self, images):
-        "Images and the generator's noise, in the box and in [0, 1]."
-        return (images + self.eps * self.generator(images)).clamp(0, 1)
+class _Learning:
+    "The part of DMR that trains its generator."
 
     def fit(
         self,
@@ -224,6 +194,40 @@ class DMR:
             clean, logits = F.normalize(victim.embed(images)), victim.logits(images)
         return {"class": least_likely(victim.logits(adv), logits, self.smoothing), "rank": misranking(F.normalize(victim.embed(adv)), clean, labels, self.margin),
                 "unlike": 1 - ms_ssim(adv.float(), images.float()).mean()}
+
+# %% ../../nbs/attacks/30_generative.ipynb #1ad7dbbd
+@dataclass
+class DMR(_Learning):
+    "Deep mis-ranking (Wang et al., CVPR 2020): `fit` against a model with `.embed` and `.logits`, then an attack like the others; it asks the attacked model nothing."
+
+    eps: float = 16 / 255     # largest change of a pixel
+    width: int = 32           # of the generator
+    blocks: int = 6
+    critic_width: int = 64
+    epochs: int = 50
+    p: int = 8                # people a batch
+    k: int = 4                # pictures a person
+    lr: float = 2e-4          # Adam, betas (0.5, 0.999)
+    rank: float = 10.0        # weight of log cross-entropy and log mis-ranking
+    likeness: float = 0.1     # weight of 1 - MS-SSIM
+    margin: float = 0.3
+    smoothing: float = 0.1
+    seed: int = 0
+    rounded: bool = False     # 8 bits a colour, as a saved picture has
+    precision: str = "fp32"   # of `fit`'s steps: "fp32" or "bf16"
+    batch: int = 64           # pictures at a time in use
+
+    needs = takes = ()
+    name, asks = "DMR", False  # `asks`: whether it looks at the attacked model
+
+    def __post_init__(self):
+        if not 0 < self.eps <= 1 or self.epochs < 0 or self.lr <= 0:
+            raise ValueError(f"eps must be above 0 and at most 1, epochs at least 0, lr above 0; got {self.eps:g}, {self.epochs}, {self.lr:g}")
+        self.generator = None
+
+    def change(self, images):
+        "Images and the generator's noise, in the box and in [0, 1]."
+        return (images + self.eps * self.generator(images)).clamp(0, 1)
 
     def __call__(
         self,
