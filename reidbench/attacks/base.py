@@ -391,7 +391,8 @@ def attacked(
     rank = lambda q, g: (evaluate_reranked if rerank else evaluate)(q, g, protocol)
     changed = {**found, side: arena.embeddings(side, values)}
     said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive, "attacker": _attacker(attack, defence, adaptive, source)}
-    return Attacked(rank(found["query"], found["gallery"]), rank(changed["query"], changed["gallery"]), _per_query(found, changed, rank), spent / max(count, 1), count, said, {**found, "attacked": changed[side]})
+    before, after = (rank(e["query"], e["gallery"]) for e in (found, changed))
+    return Attacked(before, after, _per_query((found, before), (changed, after)), spent / max(count, 1), count, said, {**found, "attacked": changed[side]})
 
 # %% ../../nbs/attacks/10_base.ipynb #13f73444
 def _attacker(attack, defence, adaptive, source):
@@ -412,10 +413,10 @@ def _under_attack(arena, values, guides, seed, stop, together, progress):
     return values, spent, len(rows)
 
 
-def _per_query(before, after, rank):
-    "One row a query: AP and distances, before and after."
-    table = pd.DataFrame({"pid": before["query"].pid, "path": before["query"].path})
-    for when, e in (("before", before), ("after", after)):
+def _per_query(before, after):
+    "One row a query: AP and distances; `before` and `after` are (embeddings, Ranking)."
+    table = pd.DataFrame({"pid": before[0]["query"].pid, "path": before[0]["query"].path})
+    for when, (e, ranking) in (("before", before), ("after", after)):
         own, wrong = distances(e["query"], e["gallery"])
-        table[f"AP {when}"], table[f"own {when}"], table[f"wrong {when}"] = rank(e["query"], e["gallery"]).ap, own, wrong
+        table[f"AP {when}"], table[f"own {when}"], table[f"wrong {when}"] = ranking.ap, own, wrong
     return table

@@ -18,6 +18,7 @@ from .base import on_paper
 from ..core.base import check_images, set_seed
 from ..data.augment import Augment, Flip
 from ..data.batches import Batches, Pixels, PKSampler
+from ..losses.adversarial import AdversarialLoss
 from ..nets.backbones import frozen
 from ..nets.weights import read_model, save_model
 from ..train.loop import Loop, LoopSettings, processes
@@ -175,12 +176,12 @@ class _Learning:
         "The critic learns to tell attacked pictures, then the generator to pass and to mis-rank."
         images, critic = batch.images, loop.nets["critic"]
         adv = (images + self.eps * loop.nets["generator"](images)).clamp(0, 1)
-        verdict = lambda other, wanted: sum((m.float() - wanted).square().mean() for m in critic(images, other)) / len(loop.plain["critic"].scales)
-        seen = 0.5 * (verdict(images, 1.0) + verdict(adv.detach(), 0.0))
+        gan = AdversarialLoss("least-squares")
+        seen = 0.5 * gan.critic(critic(images, images), critic(images, adv.detach()))
         loop.update("critic", seen)
         for p in loop.plain["critic"].parameters():
             p.requires_grad_(False)  # the generator's turn
-        passed = verdict(adv, 1.0)
+        passed = gan.generator(critic(images, adv))
         losses = self.losses(victim, images, adv, batch.labels)
         total = passed + self.rank * (losses["class"].clamp_min(1e-6).log() + losses["rank"].clamp_min(1e-6).log()) + self.likeness * losses["unlike"]
         loop.update("generator", total)

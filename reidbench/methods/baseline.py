@@ -246,9 +246,10 @@ def finished(
     trainer,      # a Trainer that knows its folder, settings and data
     device=None,  # where the model shall lie
     load=load_identity,  # function (file, device) -> the model
+    name="model.safetensors",  # of the model's file
 ):
     "The Run of a training that has come to its end, or None."
-    files = [trainer.folder / f for f in ("training.json", "record.json", "model.safetensors")] if trainer.folder is not None else []
+    files = [trainer.folder / f for f in ("training.json", "record.json", name)] if trainer.folder is not None else []
     if not files or not all(f.is_file() for f in files):
         return None
     about, record = trainer.about(), Record.load(files[1])

@@ -9,7 +9,6 @@ __all__ = ['DEGRADATIONS', 'UNTOUCHED', 'ABLATIONS', 'PIECE', 'ADJUSTER', 'SHIPP
            'train_adjuster', 'ScoreDistribution', 'score_distribution', 'shipped_adjuster', 'psnr', 'appraise']
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c2d0d9a2
-import json
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,7 +30,7 @@ from ...core.show import figure
 from ...data import degrade
 from ...data.batches import Pixels
 from ...losses.adversarial import FORMS
-from ..baseline import BaselineSettings, Run, same_training
+from ..baseline import BaselineSettings, Run, finished, same_training
 from ...nets.blocks import IMAGENET_STD
 from ...nets.generators import NormLinear, trio, widths
 from ...nets.weights import read_model, save_model, weights_hash
@@ -445,14 +444,7 @@ def finished_adjuster(
     training,  # AdjusterTraining, which knows its folder, settings and data
 ):
     "The Run of a stage that has come to its end in this folder, or None."
-    files = [training.folder / f for f in ("training.json", "record.json", "adjuster.safetensors")] if training.folder is not None else []
-    if not files or not all(f.is_file() for f in files):
-        return None
-    about, record = training.about(), Record.load(files[1])
-    if json.loads(files[0].read_text()) != about or record.settings != about["settings"]:
-        return None
-    adjuster = load_adjuster(files[2], training.settings.device)
-    return Run(adjuster, record) if weights_hash(adjuster) == record.weights else None
+    return finished(training, training.settings.device, load_adjuster, "adjuster.safetensors")
 
 
 def load_adjuster(

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['ATTACK', 'affinity', 'Attacker', 'misranking_loss', 'attention_map', 'attention_attack_loss', 'Seen', 'watch',
            'still', 'Attacked', 'attacked_images', 'attack', 'Groups', 'AttackTraining', 'finished_attacker',
-           'train_attacker', 'harm']
+           'load_attacker', 'train_attacker', 'harm']
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #db73e592
 import copy
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from ...core.record import Record, peak_memory, plain, surroundings
 from ...data.batches import Batch, Pixels
 from ...explain.activation import find_layer
 from ...losses.adversarial import AdversarialLoss, slope_penalty
-from ..baseline import Run, same_training
+from ..baseline import Run, finished, same_training
 from .adjuster import PIECE, GAAGSettings, stage_settings
 from ...nets.backbones import frozen
 from ...nets.critics import Critic
@@ -281,17 +280,18 @@ def finished_attacker(
     training,  # AttackTraining, which knows its folder, settings and data
 ):
     "The Run of a stage that has come to its end in this folder, or None."
-    files = [training.folder / f for f in ("training.json", "record.json", "attacker.safetensors")] if training.folder is not None else []
-    if not files or not all(f.is_file() for f in files):
-        return None
-    about, record = training.about(), Record.load(files[1])
-    if json.loads(files[0].read_text()) != about or record.settings != about["settings"]:
-        return None
-    config, _, tensors = read_model(files[2])
+    return finished(training, training.settings.device, load_attacker, "attacker.safetensors")
+
+
+def load_attacker(
+    path,         # .safetensors, written by a training
+    device=None,  # where it shall lie
+):
+    "The Attacker of a file, in eval mode."
+    config, _, tensors = read_model(path)
     attacker = Attacker(**config)
     attacker.load_state_dict(tensors)
-    attacker = attacker.to(training.settings.device or "cpu").eval()
-    return Run(attacker, record) if weights_hash(attacker) == record.weights else None
+    return attacker.to(device or "cpu").eval()
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #47d15997
 def train_attacker(
