@@ -63,7 +63,10 @@ def test_page(path):
     assert "widgets" not in book["metadata"]
     twins = any("reidbench-twin" in "".join(o.get("data", {}).get("text/html", "")) for c in book["cells"] for o in c.get("outputs", []))
     assert path.stat().st_size < (3e6 if twins else 1e6)
-    assert not [o for c in book["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+    outputs = [o for c in book["cells"] for o in c.get("outputs", [])]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    alive = [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    assert not alive, "a living widget's address is stored: run the notebook with REIDBENCH_WIDGETS=static (make pages does)"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -126,7 +126,7 @@ def run_notebook(
     client = Client(notebook, timeout=timeout, kernel_name="python3", on_cell_start=say, resources={"metadata": {"path": str(Path(path).parent)}},
                     extra_arguments=["--log-level=ERROR"])
     try:
-        client.execute(env={**os.environ, **(environment or {})})
+        client.execute(env={**os.environ, "REIDBENCH_WIDGETS": "static", **(environment or {})})  # widgets leave their twins
     except CellExecutionError as error:
         raise RuntimeError(f"{path}: a cell under '{heading}' failed: {error.ename}: {error.evalue}\n{error.traceback}") from error
     print(f"[100% {time.time() - start:4.0f} s] done", file=stream, flush=True)
