@@ -28,9 +28,9 @@ function stepped(event, at, last, move, page = 10) {
 }
 
 function download(name, parts, type) {
-  const url = URL.createObjectURL(new Blob(parts, { type }));
-  h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  const href = URL.createObjectURL(new Blob(parts, { type }));
+  h("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10000);
 }
 
 // What can be seen of an element, drawn at twice its size: backgrounds, frames, pictures, text.
@@ -72,7 +72,7 @@ function frame({ model, el }) {
   const watch = (names, call) => { for (const n of names) { on("change:" + n, call); (watchers[n] ??= []).push(call); } call(); };
   const set = (name, value) => { model.set(name, value); model.save_changes(); };
   const ask = (question) => new Promise((resolve) => {
-    const id = Math.random(), late = setTimeout(() => say("error", "no answer from the kernel for 10 s: it is busy, or it was stopped"), 10000);
+    const id = Math.random(), late = setTimeout(say, 10000, "error", "no answer from the kernel for 10 s: it is busy, or it was stopped");
     waiting.set(id, (...answer) => { clearTimeout(late); resolve(answer); });
     model.send({ ...question, id });
   });

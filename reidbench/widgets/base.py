@@ -215,7 +215,7 @@ def held(
     if widget.state in ("bad file", "error"):
         said = f"{widget.status} ({said})"
     values |= {n: base64.b64encode(values[n]).decode() for n in packed}
-    return values | {"bytes": packed, "live": False, "details": "", "state": "static", "status": said, "exports": ["csv"], "csv": csv_text(widget.table(), about)}
+    return widget.kept(values) | {"bytes": packed, "live": False, "details": "", "state": "static", "status": said, "exports": ["csv"], "csv": csv_text(widget.table(), about)}
 
 # %% ../../nbs/widgets/20_base.ipynb #5318c55f
 def still(
@@ -284,8 +284,7 @@ def bundle(
 # %% ../../nbs/widgets/20_base.ipynb #9a0bcae2
 class TwinWidget(StatedWidget):
     "The base of every widget: a subclass names its `.js`, and gives `picture()` and `table()`."
-    js = None                                    # its text: the file NAME.js beside this module
-    leave = ()                                   # traits that a twin leaves out
+    js, leave = None, ()  # its text, the file NAME.js beside this module; traits that a twin leaves out
     exports = t.List(["html", "csv"]).tag(sync=True)
 
     def __init_subclass__(cls, **options):
@@ -305,9 +304,12 @@ class TwinWidget(StatedWidget):
         "The numbers that are seen, as a DataFrame."
         return pd.DataFrame({"state": [self.state], "status": [self.status]})
 
+    def kept(self, values):
+        "What a twin keeps of the values; a subclass may thin out what grew large."
+        return values
+
     def file(self, suffix):
-        "What is saved under this suffix, as bytes; a subclass may know more suffixes."
-        return file_of(self, suffix)
+        return file_of(self, suffix)  # a subclass may know more suffixes
 
     def save(self, path):
         "Write .png, .html (one file, alive), .csv, .json or .tex: the suffix of `path` decides."

@@ -1,9 +1,9 @@
 // One person at another picture quality: original, re-rendered, difference, and how far it moves.
 function render(context) {
   const ui = frame(context), { get } = ui, key = (score) => get("kind") + "|" + score;
-  const picture = (name) => h("img", { alt: name, height: 192 });
+  const picture = (name) => h("img", { alt: name, height: 224 });
   const [original, made, apart] = ["original", "re-rendered", "difference"].map(picture);
-  const caption = h("span.caption"), score = h("b.number"), chart = h("canvas", { width: 520, height: 384, style: "width:260px;height:192px" });
+  const caption = h("span.caption"), score = h("b.number"), chart = h("canvas", { width: 520, height: 448, style: "width:260px;height:224px" });
   const figure = (img, text) => h("figure.figure", {}, img, h("figcaption.caption", {}, text));
   const bar = h("span.scale", {}, "0", h("span.viridis"), String(get("top")));
   let fine = false;
@@ -18,9 +18,13 @@ function render(context) {
   const nearest = (value) => there().reduce((best, s) => (Math.abs(s - value) < Math.abs(best - value) ? s : best), Infinity);
   const go = (value) => ui.set("score", ui.live ? Math.max(0, Math.min(100, Math.round(value))) : nearest(value));
   function keyed(event) {
-    if (event.key === "Escape") go(get("estimated"));
-    else if (event.shiftKey && /Arrow/.test(event.key)) stepped(event, get("score"), 100, go);
-    else stepped(event, get("score") / 5, 20, (v) => go(5 * (event.key.startsWith("Page") || event.key.startsWith("Arrow") ? Math.round(v) : v)), 2);
+    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -2, PageUp: 2, Home: -20, End: 20 }[event.key];
+    if (event.key === "Escape") return go(get("estimated"));
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const near = get("score") / 5;
+    go(Math.max(0, Math.min(100, event.shiftKey ? get("score") + step : 5 * (step > 0 ? Math.floor(near) + step : Math.ceil(near) + step))));
   }
   function dragged() { go(fine ? +slider.value : 5 * Math.round(slider.value / 5)); }
 
@@ -38,12 +42,12 @@ function render(context) {
   }
   function plot(now) {
     const c = chart.getContext("2d"), points = there().map((v) => [v, get("frames")[key(v)].distance]);
-    const top = Math.max(1e-6, ...points.map((p) => p[1])), x = (v) => 70 + v * 4.2, y = (v) => 330 - (v / top) * 290;
-    c.clearRect(0, 0, 520, 384); c.font = "22px system-ui"; c.lineWidth = 2;
+    const top = Math.max(1e-6, ...points.map((p) => p[1])), x = (v) => 70 + v * 4.2, y = (v) => 394 - (v / top) * 350;
+    c.clearRect(0, 0, 520, 448); c.font = "22px system-ui"; c.lineWidth = 2;
     c.fillStyle = c.strokeStyle = getComputedStyle(caption).color;
-    c.beginPath(); c.moveTo(70, 330); c.lineTo(490, 330); c.stroke();
-    for (const v of [0, 50, 100]) c.fillText(v, x(v) - 12, 362);
-    c.fillText(number(top, 2), 8, 48); c.fillText("0", 50, 336);
+    c.beginPath(); c.moveTo(70, 394); c.lineTo(490, 394); c.stroke();
+    for (const v of [0, 50, 100]) c.fillText(v, x(v) - 12, 426);
+    c.fillText(number(top, 2), 8, 48); c.fillText("0", 50, 400);
     c.fillStyle = c.strokeStyle = getComputedStyle(slider).accentColor;
     c.lineWidth = 4; c.beginPath(); for (const [v, d] of points) c.lineTo(x(v), y(d)); c.stroke();
     const at = points.find((p) => p[0] === nearest(now)); c.beginPath(); c.arc(x(at[0]), y(at[1]), 10, 0, 7); c.fill();
