@@ -37,7 +37,7 @@ function download(name, parts, type) {
 function drawn(root) {
   const box = root.getBoundingClientRect(), canvas = h("canvas", { width: 2 * box.width, height: 2 * box.height }), c = canvas.getContext("2d");
   let ground = root;
-  while (ground.parentElement && /^(transparent|rgba\(0, 0, 0, 0\))$/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+  while (ground.parentElement && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
   c.scale(2, 2);
   for (const fill of ["#fff", getComputedStyle(ground).backgroundColor]) { c.fillStyle = fill; c.fillRect(0, 0, box.width, box.height); }
   c.textBaseline = "middle";

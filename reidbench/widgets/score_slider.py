@@ -88,7 +88,7 @@ class Renderer:
         return frames, distances, self.estimate(frames), found
 
 # %% ../../nbs/widgets/30_score_slider.ipynb #883185e6
-STEP, TOP = 5, 0.5  # between frames; the difference of the brightest colour
+STEP, TOP = 5, 0.3  # between frames; the difference of the brightest colour
 
 
 def frame_values(
