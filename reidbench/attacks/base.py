@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aimed', 'dice_of', 'drawn', 'Attack', 'on_paper', 'Attacked', 'distances', 'guides_of', 'nearest_wrong', 'name_of',
-           'attacked']
+           'attacked', 'worst_of']
 
 # %% ../../nbs/attacks/10_base.ipynb #33b07b8a
 import time
@@ -420,3 +420,12 @@ def _per_query(before, after):
         own, wrong = distances(e["query"], e["gallery"])
         table[f"AP {when}"], table[f"own {when}"], table[f"wrong {when}"] = ranking.ap, own, wrong
     return table
+
+# %% ../../nbs/attacks/10_base.ipynb #0e35c744
+def worst_of(
+    *results,  # Attacked: the same queries under other attacks, or under attackers who know more
+):
+    "{'Rank-1', 'mAP'} where each query is answered as under the attack that hurts it most: no attacker who picks among these does better."
+    if not results or any(list(r.table["path"]) != list(results[0].table["path"]) for r in results):
+        raise ValueError("worst_of compares attacks on the same queries: give one or more results of one benchmark")
+    return {name: float(np.nanmean(np.min([getattr(r.after, what) for r in results], 0))) for name, what in (("Rank-1", "rank1"), ("mAP", "ap"))}

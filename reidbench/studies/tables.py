@@ -93,7 +93,7 @@ METHODS = {  # what makes a method's settings: "module:class or function"
     "di_reid": "reidbench.methods.di_reid:DIREIDSettings",
     "jad": "reidbench.methods.jad:JADSettings",
 }
-STARTS_FROM = {"aos": "identification"}  # a method that needs another's trained model first, on the same set
+STARTS_FROM = {"aos": "identification"}  # a method that needs another's trained model first, on the same set (JAD's AT: the normal model of its own table)
 _PYRAMID = {  # MSFL Tables I and II: which stages are fused, and how
     "baseline": dict(levels=(4,), lateral=False, top_down=False, fusion=False),
     "two deepest": dict(levels=(3, 4), lateral=False, top_down=False, fusion=False),
@@ -111,7 +111,7 @@ _JAD = {  # JAD: what the network is trained with
 _same = lambda *names: {n: n for n in names}
 FIELDS = {  # method -> our word -> its field, or value -> its fields
     "baseline": _same("backbone", "last_stride", "smoothing", "erase", "warmup"),
-    "identification": _same("dropout"),
+    "identification": _same("backbone", "dropout"),
     "aos": _same("strategy", "area", "probability", "dropout"),
     "msfl": {"pyramid": _PYRAMID, "q": {q: {"q": float(q)} for q in ("1", "2", "inf")}, **_same("last_stride", "penalty", "stages", "regulariser")},
     "gaag": _same("ablation", "degradation"),
@@ -245,6 +245,8 @@ class Run:
     @property
     def starts_from(self):
         "The run whose trained model this one needs first, or None."
+        if ("training", "AT") in self.choice:  # its adversarial pictures are made on the normal model
+            return replace(self, choice=tuple((w, "normal" if w == "training" else v) for w, v in self.choice if w != "adversary"))
         start = STARTS_FROM.get(self.method)
         return replace(self, method=start, choice=()) if start else None
 
