@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reidbench.attacks.base import Attack, attacked, distances, guides_of, nearest_wrong, on_paper
+from reidbench.attacks.base import Attack, attacked, distances, guides_of, nearest_wrong, on_paper, worst_of
 from reidbench.attacks.feature import FGSM, FNA, IFGSM, LTA, MIFGSM, ODFA, SMA, bai
 from reidbench.metrics.ranking import Embeddings
 
@@ -243,6 +243,11 @@ def test_attackers_who_know_and_who_do_not(town):
     adaptive = attacked(town, net, SMA(iterations=3), size=(32, 16), defence=defence, adaptive=True)
     assert any(seen) and "knows the defence" in repr(adaptive)
     assert adaptive.scores()["after"]["own"] > oblivious.scores()["after"]["own"]
+    both = worst_of(oblivious, adaptive)
+    assert both["mAP"] <= min(oblivious.after.mAP, adaptive.after.mAP) + 1e-6 and both["mAP"] == pytest.approx(np.nanmean(np.minimum(oblivious.after.ap, adaptive.after.ap)))
+    assert worst_of(oblivious)["Rank-1"] == pytest.approx(np.nanmean(oblivious.after.rank1))
+    with pytest.raises(ValueError, match="the same queries"):
+        worst_of()
     black = attacked(town, net, SMA(iterations=3), size=(32, 16), source=lambda x: nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
     assert "another model" in repr(black)
 

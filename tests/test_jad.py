@@ -6,8 +6,7 @@ from PIL import Image
 
 from reidbench.data import benchmarks
 from reidbench.data.augment import HOMOGENEOUS, auto_augment, channel_fusion, local_grey, local_homogeneous, pick, sketch
-from reidbench.methods.baseline import small
-from reidbench.methods.jad import CircuitousScaling, JADSettings, Proactive, ResizePad, code, normal, train
+from reidbench.methods.jad import CircuitousScaling, JADSettings, Proactive, ResizePad, code, normal, small, train
 from reidbench.methods.jad.training import JADTrainer, Replaced, mates
 
 
@@ -137,6 +136,16 @@ def test_at_goes_on_where_it_was(town, tmp_path, monkeypatch):
     assert (tmp_path / "parts" / "normal" / "record.json").stat().st_mtime_ns == first
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), parts.model.state_dict().values()))
     assert whole.record.weights == parts.record.weights
+
+
+def test_at_refuses_a_start_that_saw_other_pictures(town, tmp_path):
+    from dataclasses import replace
+
+    s = small(normal(), **TINY)
+    other = replace(town, train=town.train.iloc[: len(town.train) // 2].reset_index(drop=True))
+    train(other, s, tmp_path / "other", quiet=True)
+    with pytest.raises(ValueError, match="other pictures"):
+        train(town, small(JADSettings(adversarial="AT", iterations=1), **TINY), tmp_path / "at", quiet=True, start=tmp_path / "other")
 
 
 def test_replaced_pictures_are_those_of_their_rows():

@@ -293,6 +293,8 @@ def test_what_makes_which_cell():
 
 
 def test_adversarial_training_has_a_model_for_each_attack():
+    normal = table("jad/table7").cell("Baseline", "SMA", "mAP").run
+    assert {table("jad/table7").cell("AT", a, "mAP").run.starts_from.training for a in ("M-IFGSM", "SMA", "LTA")} == {normal.training} and normal.starts_from is None
     t = table("jad/table7")
     for row in ("AT", "AT +CS"):
         assert [t.cell(row, a, "mAP").run.settings["adversary"] for a in ("M-IFGSM", "SMA", "LTA")] == ["M-IFGSM", "SMA", "LTA"]
