@@ -167,6 +167,23 @@ def test_a_cluster_of_two_nodes_and_a_killed_worker(unbroken, sets, tmp_path, ro
     assert killed and what_counts(folder) == what_counts(unbroken)
 
 
+def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
+    from reidbench.attacks.feature import SMA
+
+    run, (cell, *_) = rows(*TWO[:1]).cells[0].run, rows(*TWO[:1]).cells
+    runs = {"bare": {}, "scaled": dict(defence=tables.CS), "re-ranked": dict(rerank=True), "known": dict(defence=tables.CS, attack=replace(tables.SMA, adaptive=True))}
+    cells = tuple(replace(cell, row=name, runs=(replace(run, **{"row": name, "attack": tables.SMA, **change}),)) for name, change in runs.items())
+    made, attack = [], SMA.attack
+    monkeypatch.setattr(SMA, "attack", lambda self, *rest: made.append(1) or attack(self, *rest))
+    done = study(sets, tmp_path, table=replace(rows(*TWO[:1]), rows=tuple(runs), cells=cells), seeds=1).run(quiet=True)
+    assert done.states()["state"].tolist() == ["done"] * 4 and len(made) == 2  # one for the attacker who does not know, one for him who does
+    place = tmp_path / "trainings" / done.jobs[0].key
+    for search in done.runs:  # each by itself gives the same
+        alone, kept = runner.found(search, done.jobs[0], place, Record.load(place / "record.json"), sets), done.record(search, 0)
+        assert alone.details["per_query"] == kept.details["per_query"] and kept.details["attack"]["seconds"] > 0
+        assert all(alone.details["attack"][k] == pytest.approx(kept.details["attack"][k]) for k in ("own", "wrong", "before"))
+
+
 # -- what cannot be run, what fails, what has changed -------------------------------------------------------------------
 
 def test_a_missing_set_is_said_and_the_others_go_on(sets, tmp_path):
