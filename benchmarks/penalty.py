@@ -42,9 +42,9 @@ def steps(name, args):
         trainer = MSFLTrainer(noise, settings, quiet=True)
         torch.manual_seed(0)
         net = trainer.network().train()
-        loop = Loop({"model": net}, {"model": trainer.optimizer(net)}, trainer.step, settings, quiet=True)
+        loop = Loop({"model": net, **trainer.companions(net)}, {"model": trainer.optimizer(net)}, trainer.step, settings, quiet=True)
         if way == "gated":
-            trainer.reach = 1e-3  # as if it had been looked for
+            loop.plain["reach"].step.fill_(1e-3)  # as if it had been looked for
         made[way] = trainer, loop, lambda trainer=trainer, loop=loop: trainer.step(loop, batch)
     return made, batch
 
@@ -70,11 +70,10 @@ def side_by_side(name, args):
     line("step with the gated penalty, step with the exact one", *pairs(gated, exact, args.pairs))
     cosine = agreement(*(gradient(*made[way][:2], batch, way) for way in ("exact", "gated")))
     print(f"cosine of the gated penalty's gradient to the exact one's, step 1e-3, weights drawn: {cosine:.4f} (a training takes a step size with more than 0.99, or refuses)")
-    trainer = made["gated"][0]
-    del trainer.reach
+    reach = made["gated"][1].plain["reach"].step.fill_(float("nan"))
     try:
         took = seconds(gated)
-        print(f"first step of a training with the gated penalty, the step size looked for: {took:.3f} s (found: {trainer.reach:g})")
+        print(f"first step of a training with the gated penalty, the step size looked for: {took:.3f} s (found: {float(reach):g})")
     except ValueError as refused:
         print(f"looking for the step size: {refused}")
 

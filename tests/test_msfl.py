@@ -14,6 +14,7 @@ from reidbench.methods.msfl.training import MSFLTrainer
 from reidbench.nets.backbones import Backbone, frozen
 from reidbench.nets.weights import save_model
 from reidbench.studies.tables import FIELDS
+from reidbench.train.checkpoints import load_checkpoint
 
 QUICK = dict(epochs=1, p=4, k=2, size=(64, 32), precision="no", device="cpu", width=32, middle=8, embedding=32)
 
@@ -187,7 +188,7 @@ def settings(**changes):
 
 
 @pytest.mark.parametrize("changes", [{}, dict(penalty=1e-2), dict(penalty=1e-2, stages=("input",), q=1), dict(penalty=1e-2, regulariser="adversarial"), dict(penalty=1e-2, mode="gated"), dict(penalty=1e-2, squared=True, precision="bf16")],
-                         ids=["pyramid", "exact", "input l1", "adversarial", "gated", "squared under bf16"])
+                         ids=["pyramid", "auto", "input l1", "adversarial", "gated", "squared under bf16"])
 def test_every_way_of_training_runs_and_is_recorded(colours, changes):
     run = msfl.train(colours, settings(**changes), quiet=True)
     assert all(math.isfinite(v) for c in run.record.curves.values() for v in c)
@@ -215,10 +216,38 @@ def test_the_loss_that_is_descended_is_equation_7(colours, monkeypatch):
 def test_running_statistics_are_those_of_the_clean_pass(colours):
     "Adversarial training and the gated penalty pass twice, and count once."
     counts = {}
-    for name, changes in {"exact": {}, "gated": dict(mode="gated"), "adversarial": dict(regulariser="adversarial")}.items():
+    for name, changes in {"exact": dict(mode="exact"), "gated": dict(mode="gated"), "adversarial": dict(regulariser="adversarial")}.items():
         model = msfl.train(colours, settings(penalty=1e-2, **changes), quiet=True).model
         counts[name] = {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert counts["exact"] == counts["gated"] == counts["adversarial"] and len(counts["exact"]) == 1
+
+
+def test_where_no_step_size_agrees_gated_stops_and_auto_goes_on_exactly(colours, monkeypatch, tmp_path):
+    monkeypatch.setattr("reidbench.methods.msfl.training.agreement", lambda exact, other: 0.9)
+    with pytest.raises(ValueError, match="use mode='auto' or 'exact'"):
+        msfl.train(colours, settings(penalty=1e-2, mode="gated"), quiet=True)
+    found = {mode: msfl.train(colours, settings(penalty=1e-2, mode=mode), quiet=True).record for mode in ("auto", "exact")}
+    assert found["auto"].curves == found["exact"].curves
+
+
+def test_the_step_size_is_looked_for_once_and_gone_on_with(colours, monkeypatch, tmp_path):
+    looked, reach = [], MSFLTrainer._reach
+    monkeypatch.setattr(MSFLTrainer, "_reach", lambda self, *args: looked.append(reach(self, *args)) or looked[-1])
+    stop = MSFLTrainer(colours, settings(penalty=1e-2, mode="gated", epochs=2), tmp_path, quiet=True)
+    step = stop.step
+
+    def cut(loop, batch):
+        if loop.epoch == 1:
+            raise KeyboardInterrupt
+        return step(loop, batch)
+
+    stop.step = cut
+    with pytest.raises(KeyboardInterrupt):
+        stop.fit()
+    nets, _, _ = load_checkpoint(tmp_path / "checkpoint")
+    assert nets["reach"]["step"].item() == pytest.approx(looked[0])
+    msfl.train(colours, settings(penalty=1e-2, mode="gated", epochs=2), tmp_path, quiet=True)
+    assert len(looked) == 1
 
 
 def test_a_stage_that_is_not_there_is_named(colours):

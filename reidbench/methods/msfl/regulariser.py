@@ -139,8 +139,10 @@ class Gates(TorchFunctionMode):
         if self.at is None:
             self.kept.append(make())
             return self.kept[-1]
+        if self.at == len(self.kept):
+            raise ValueError(f"the second pass meets more than the {len(self.kept)} gates of the first: the gated penalty is for networks that go the same way twice, take the exact one")
         self.at += 1
-        return self.kept[(self.at - 1) % len(self.kept)]
+        return self.kept[self.at - 1]
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
