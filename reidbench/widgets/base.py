@@ -69,23 +69,14 @@ class Newest:
     def __init__(self):
         self.jobs, self.change, self.thread = {}, threading.Condition(), None
 
-    def put(
-        self,
-        name,  # of the job
-        job,   # called with nothing
-    ):
-        "Do this as soon as what waits is done."
+    def put(self, name, job):
+        "Call `job` as soon as what waits is done, in place of a waiting one of this name."
         with self.change:
             self.jobs.pop(name, None)
             self.jobs[name] = job
             if self.thread is None:
                 self.thread = threading.Thread(target=self._work, daemon=True, name="reidbench-widget")
                 self.thread.start()
-
-    def drop(self, name):
-        "Forget a job that waits."
-        with self.change:
-            self.jobs.pop(name, None)
 
     def _work(self):
         while True:
@@ -95,13 +86,14 @@ class Newest:
                     self.change.notify_all()
                     return
                 job = self.jobs.pop(next(iter(self.jobs)))
-            job()
+            try:
+                job()
+            except BaseException:
+                self.thread = None  # the next job starts a new thread
+                raise
 
-    def wait(
-        self,
-        timeout=60, # seconds
-    ):
-        "Until nothing is left to do; a job may wait for what it started itself, it is not waited for."
+    def wait(self, timeout=60):
+        "Until nothing is left to do, at most `timeout` seconds; within a job it returns at once."
         with self.change:
             if self.thread is threading.current_thread():
                 return True
