@@ -37,7 +37,7 @@ slow: $(VENV)/.installed-dev              ## the long notebook cells and tests
 	$(BIN)/python -m pytest -m slow
 
 pages: $(VENV)/.installed-dev             ## run every notebook and store its outputs
-	REIDBENCH_WIDGETS=static $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$(git ls-files 'nbs/*.ipynb')
+	REIDBENCH_WIDGETS=static $(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.store_widget_state=False --inplace $$(git ls-files 'nbs/*.ipynb')
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python .ci/readme.py

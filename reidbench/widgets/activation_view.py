@@ -8,6 +8,7 @@ __all__ = ['METHODS', 'demo_net', 'find_layers', 'maps_of', 'Maps', 'ActivationV
 # %% ../../nbs/widgets/60_activation_view.ipynb #dddda03f
 import io
 import time
+from collections import OrderedDict
 
 # %% ../../nbs/widgets/60_activation_view.ipynb #083e04fa
 import numpy as np
@@ -29,7 +30,8 @@ def demo_net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         block = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
-        return nn.Sequential(block(3, 16), block(16, 32), block(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        parts = {"early": block(3, 16), "middle": block(16, 32), "late": block(32, 64), "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
+        return nn.Sequential(OrderedDict(parts)).eval()
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ function frame({ model, el }) {
     waiting.delete(content.id);
   });
   on("comm_live_update", () => { if (live) say("error", "the kernel has gone: run the cell again"); });
-  watch(["state", "status"], () => say(get("state"), get("status")));
+  watch(["state", "status", "details"], () => say(get("state"), get("status")));
   watch(["title", "demo"], () => { title.textContent = get("title"); root.setAttribute("aria-label", get("title")); demo.hidden = !get("demo"); });
   const name = get("title").toLowerCase().replace(/\W+/g, "-"), button = (kind, call) => tools.append(h("button.quiet", { onclick: call, title: "save as " + kind }, kind));
   button("PNG", () => drawn(body).toBlob((blob) => download(name + ".png", [blob], "image/png")));

@@ -69,23 +69,14 @@ class Newest:
     def __init__(self):
         self.jobs, self.change, self.thread = {}, threading.Condition(), None
 
-    def put(
-        self,
-        name,  # of the job
-        job,   # called with nothing
-    ):
-        "Do this as soon as what waits is done."
+    def put(self, name, job):
+        "Call `job` as soon as what waits is done, in place of a waiting one of this name."
         with self.change:
             self.jobs.pop(name, None)
             self.jobs[name] = job
             if self.thread is None:
                 self.thread = threading.Thread(target=self._work, daemon=True, name="reidbench-widget")
                 self.thread.start()
-
-    def drop(self, name):
-        "Forget a job that waits."
-        with self.change:
-            self.jobs.pop(name, None)
 
     def _work(self):
         while True:
@@ -95,13 +86,14 @@ class Newest:
                     self.change.notify_all()
                     return
                 job = self.jobs.pop(next(iter(self.jobs)))
-            job()
+            try:
+                job()
+            except BaseException:
+                self.thread = None  # the next job starts a new thread
+                raise
 
-    def wait(
-        self,
-        timeout=60, # seconds
-    ):
-        "Until nothing is left to do; a job may wait for what it started itself, it is not waited for."
+    def wait(self, timeout=60):
+        "Until nothing is left to do, at most `timeout` seconds; within a job it returns at once."
         with self.change:
             if self.thread is threading.current_thread():
                 return True
@@ -175,15 +167,12 @@ class StatedWidget(anywidget.AnyWidget):
         self.work, self.session, self.about, self.grown = Newest(), session or Session(), dict(about or {}), set()
         super().__init__(**traits)
 
-    def say(
-        self,
-        state,   # one of STATES
-        status,  # one line
-    ):
+    def say(self, state, status, details=""):
+        "Set the state (one of STATES), the line that says it, and what an error has to copy."
         if state not in STATES:
             raise ValueError(f"no state {state!r}: give one of {', '.join(STATES)}")
         with self.hold_sync():
-            self.details, self.state, self.status = "", state, str(status)
+            self.details, self.state, self.status = details, state, str(status)
 
     def waits(self, holder):
         self.say("loading", f"waiting: {holder or 'something else'} uses the model; this is done as soon as it is free")
@@ -191,8 +180,8 @@ class StatedWidget(anywidget.AnyWidget):
     def fail(self, error):
         "Show an exception: its first line, and the rest to copy."
         line, bad = (str(error).strip().splitlines() or ["no message"])[0], isinstance(error, BadImage)
-        self.say("bad file" if bad else "error", line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}")
-        self.details = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        self.say("bad file" if bad else "error", line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}",
+                 "".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
     def wait(self, timeout=60):
         "Until the background work is done, at most `timeout` seconds; returns the widget."

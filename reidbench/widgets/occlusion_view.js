@@ -22,7 +22,7 @@ function render(context) {
   } else if (Object.keys(get("grids")).length > 1) {
     const made = h("select", { ariaLabel: "computed", onchange: () => made.value.split("|").forEach((v, i) => ui.set(["side", "patch", "stride", "fill"][i], i % 3 ? +v : v)) });
     made.append(...options(Object.keys(get("grids")), key()));
-    bar.append(labelled("covered | patch | stride | fill", made));
+    bar.append(labelled("computed", made));
   }
   const cancel = h("button", { onclick: () => ui.ask({ cancel: true }) }, "cancel");
   bar.append(labelled("opacity", opacity), cancel);
@@ -40,12 +40,9 @@ function render(context) {
     ui.set("hovered", at(event.clientY - r.y, r.height, image.naturalHeight, g.rows) * g.cols + at(event.clientX - r.x, r.width, image.naturalWidth, g.cols));
   }
   function keyed(event) {
-    const g = grid(), at = get("hovered"), by = { ArrowUp: -(g?.cols), ArrowDown: g?.cols }[event.key];
-    if (!g) return;
-    if (event.key === "Escape") return ui.set("hovered", -1);
-    const move = (i) => ui.set("hovered", i);
-    if (by) { event.preventDefault(); event.stopPropagation(); const to = at + by; if (to >= 0 && to < g.rows * g.cols) move(to); }
-    else stepped(event, at, g.rows * g.cols - 1, move);
+    const g = grid(), at = get("hovered"), down = { ArrowUp: -1, ArrowDown: 1 }[event.key], move = (i) => ui.set("hovered", i);
+    if (event.key === "Escape") move(-1);
+    else if (g) stepped(event, at, g.rows * g.cols - 1, (i) => move(down ? Math.max(at % g.cols, Math.min(at + down * g.cols, g.rows * g.cols - 1)) : i));
   }
   function draw() {
     const g = grid(), w = image.naturalWidth, z = w ? 512 / image.naturalHeight : 0, c = canvas.getContext("2d"), p = get("patch"), s = get("stride");
@@ -58,19 +55,22 @@ function render(context) {
     const peak = Math.max(1e-9, ...g.values), small = h("canvas", { width: g.cols, height: g.rows }), x = small.getContext("2d"), pixels = x.createImageData(g.cols, g.rows);
     for (let i = 0; i < g.values.length; i++) pixels.data.set([...viridis(g.values[i] / peak), 255], 4 * i);
     x.putImageData(pixels, 0, 0);
-    high.textContent = number(peak);
+    high.textContent = number(peak, 4);
     c.globalAlpha = opacity.value / 100;
     c.drawImage(small, ((p - s) / 2) * z, ((p - s) / 2) * z, g.cols * s * z, g.rows * s * z);
     c.globalAlpha = 1; c.lineWidth = 3; c.font = "bold 22px system-ui";
-    const order = g.values.map((v, i) => [v, i]).sort((a, b) => b[0] - a[0]).slice(0, 3);
-    order.forEach(([v, i], n) => {
-      const [left, up] = corner(i);
+    const framed = [];
+    for (const [v, i] of g.values.map((v, i) => [v, i]).sort((a, b) => b[0] - a[0])) {
+      const [left, up] = corner(i), n = framed.length;
+      if (n > 2) break;
+      if (framed.some(([l, u]) => Math.abs(l - left) < p && Math.abs(u - up) < p)) continue;
+      framed.push([left, up]);
       c.strokeStyle = "#fff"; c.strokeRect(left * z, up * z, p * z, p * z);
       c.fillStyle = "#fff"; c.fillText(n + 1, left * z + 5, up * z + 22);
-      best.append(h("div.caption", {}, `${n + 1}. row ${Math.floor(i / g.cols) + 1}, column ${(i % g.cols) + 1}: ${number(v)}`));
-    });
+      best.append(h("div.caption", {}, `${n + 1}. row ${Math.floor(i / g.cols) + 1}, column ${(i % g.cols) + 1}: ${number(v, 4)}`));
+    }
     const cell = get("hovered"), value = g.values[cell];
-    said.textContent = value === undefined ? `${number(g.clean)} apart, nothing covered` : `row ${Math.floor(cell / g.cols) + 1}, column ${(cell % g.cols) + 1}: ${number(g.clean)} ${value < 0 ? "−" : "+"} ${number(Math.abs(value))}`;
+    said.textContent = value === undefined ? `${number(g.clean)} apart, nothing covered` : `row ${Math.floor(cell / g.cols) + 1}, column ${(cell % g.cols) + 1}: ${number(g.clean)} ${value < 0 ? "−" : "+"} ${number(Math.abs(value), 4)}`;
     if (value === undefined) return;
     const [left, up] = corner(cell).map((v) => v * z);
     c.save(); c.beginPath(); c.rect(left, up, p * z, p * z); c.clip();

@@ -142,8 +142,13 @@ class Notebook:
 
     def widget(self, title):
         "The section of the widget with this title, scrolled to and at rest."
-        found = self.page.locator(f'.rb-widget[aria-label="{title}"]').first
-        found.wait_for(state="attached", timeout=30000)
+        found, cells = self.page.locator(f'.rb-widget[aria-label="{title}"]').first, self.page.evaluate(f"{CELLS}.length")
+        for cell in [c for _ in range(20) for c in range(cells)]:  # JupyterLab draws a cell when it comes into view
+            if found.count():
+                break
+            self.page.evaluate(f"window.jupyterapp.shell.currentWidget.content.scrollToItem({cell})")
+            self.page.wait_for_timeout(150)
+        found.wait_for(state="attached")
         found.scroll_into_view_if_needed()
         box = None
         while box != (box := found.bounding_box()):

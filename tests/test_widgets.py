@@ -1,0 +1,46 @@
+"What the widgets promise before anybody looks at one."
+import importlib
+from pathlib import Path
+
+import pytest
+
+import reidbench.widgets as widgets
+from reidbench.widgets.base import module
+
+SCRIPTS = sorted(p.stem for p in Path(widgets.__file__).parent.glob("*.js") if p.stem not in ("base", "twin"))
+
+
+def test_names_come_late(python):
+    found = python("import sys, reidbench.widgets; print('anywidget' in sys.modules, 'torch' in sys.modules); from reidbench.widgets import Session; print(Session.__name__)")
+    assert found.stdout.split() == ["False", "False", "Session"], found.stderr
+
+
+@pytest.mark.parametrize("name", ["ScoreSlider", "RankedList", "OcclusionView", "ActivationView", "Session"])
+def test_promised_names(name):
+    assert getattr(widgets, name).__name__ == name and name in dir(widgets)
+
+
+def test_a_wrong_name_is_told():
+    with pytest.raises(AttributeError, match="it has Session"):
+        widgets.Slider
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_modules_are_small_and_alone(name):
+    text = module(name)
+    assert len(text.encode()) <= 10 * 1024
+    assert "import " not in text and "http" not in text and "innerHTML" not in text and text.rstrip().endswith("export default{render};")
+
+
+def test_every_script_has_a_widget():
+    made = {getattr(widgets, n).js for n in widgets.__all__ if hasattr(getattr(widgets, n), "js")} - {None}
+    assert made == set(SCRIPTS)
+
+
+def test_scripts_are_shipped():
+    "The files beside the modules belong to the package."
+    from importlib.resources import files
+
+    shipped = (Path(widgets.__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert '"reidbench.widgets" = ["*.js", "*.css"]' in shipped
+    assert files("reidbench.widgets").joinpath("base.css").is_file() and importlib.import_module("reidbench.widgets.base").STATES
