@@ -224,7 +224,7 @@ def strangers(tmp_path_factory):
     return benchmarks.load("street", root=tmp_path_factory.mktemp("strangers"), identities=10, images=2, train=2, seed=7, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["resolution", "illumination"])
+@pytest.mark.parametrize("kind", ["resolution"])
 def test_shipped_adjusters_hold_their_figures(strangers, kind, root):
     "The goals, on the sample set's unseen people (the record's figures); and on few people of another town, whose streets are new too and are rebuilt a little less well."
     net, record = Adjuster.shipped(kind), Record.load(root / "data" / "weights" / f"{kind}.json")
