@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['DEGRADATIONS', 'UNTOUCHED', 'ABLATIONS', 'PIECE', 'ADJUSTER', 'SHIPPED', 'spoil', 'luminance', 'sharpness', 'visible',
-           'Domains', 'domains', 'adjust_features', 'GAAGSettings', 'stage_settings', 'Adjuster', 'pixel_loss',
-           'adjuster_losses', 'Triplet', 'Triplets', 'AdjusterTraining', 'settle', 'finished_adjuster', 'load_adjuster',
-           'train_adjuster', 'ScoreDistribution', 'score_distribution', 'shipped_adjuster', 'psnr', 'appraise']
+           'Domains', 'domains', 'adjust_features', 'GAAGSettings', 'stage_settings', 'reread', 'Adjuster',
+           'pixel_loss', 'adjuster_losses', 'Triplet', 'Triplets', 'AdjusterTraining', 'settle', 'finished_adjuster',
+           'load_adjuster', 'train_adjuster', 'ScoreDistribution', 'score_distribution', 'shipped_folder',
+           'shipped_adjuster', 'psnr', 'appraise']
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c2d0d9a2
 import warnings
 from dataclasses import dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.func import functional_call
 
 import reidbench
 from ...core.base import check_images, keyed, set_seed
@@ -35,6 +38,7 @@ from ...nets.blocks import IMAGENET_STD
 from ...nets.generators import NormLinear, trio, widths
 from ...nets.weights import read_model, save_model, weights_hash
 from ...train.loop import Loop, LoopSettings, processes
+from ...train.schedules import Cosine
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #daae9c10
 DEGRADATIONS = {"resolution": (2.0, 4.0), "illumination": (2.0, 3.5), "blur": (3.0, 6.0)}  # weakest and strongest of a training
@@ -131,8 +135,8 @@ def adjust_features(
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #a6aaed4b
 @dataclass
-class GAAGSettings(BaselineSettings):
-    "Attack-guided perceptual data generation; defaults are the paper's, section 4.2, else those of its first author's later code, else ours."
+class _AdjusterSettings(BaselineSettings):
+    "What stage 1 needs to know."
     ablation: str = "full"            # a row of Table 1
     degradation: str = "resolution"   # Table 2: or "illumination", "blur"
     strength: tuple = None            # weakest and strongest of training; None: as in DEGRADATIONS
@@ -144,6 +148,16 @@ class GAAGSettings(BaselineSettings):
     rec: float = 2.0                  # lambda_rec, Eq. 7
     reg: float = 1.0                  # lambda_reg, Eq. 7
     reg_spoiled: float = 0.0          # not in the paper: pull on the scores of spoiled pictures towards -1 (ours)
+    graded: float = 0.0               # not in the paper: the scores of spoiled pictures follow the strength, from 1 (none) to -1 (strongest) (ours)
+    along: float = 0.0                # not in the paper: Eq. 3 again, vectors moved along w instead of exchanged (ours)
+    reread: float = 0.0               # not in the paper: pictures made for a score shall be read with it (ours)
+    reread_range: tuple = (-1.5, 1.5) # least and largest score that they are made for (ours)
+    adjuster_schedule: str = "constant"  # stage 1; or "cosine", down to 0
+
+# %% ../../../nbs/methods/gaag/20_adjuster.ipynb #372f3255
+@dataclass
+class GAAGSettings(_AdjusterSettings):
+    "Attack-guided perceptual data generation; defaults are the paper's, section 4.2, else those of its first author's later code, else ours."
     attack_iterations: int = 10000    # stage 2
     attack_lr: float = 1e-2           # stage 2, Adam
     adv_tri: float = 2.0              # lambda_adv^tri, Eq. 16
@@ -190,14 +204,16 @@ def _check(s):
     least = UNTOUCHED[s.degradation]
     if len(s.strength) != 2 or not least <= s.strength[0] <= s.strength[1]:
         raise ValueError(f"strength is (weakest, strongest), for {s.degradation} from {least:g} up; got {s.strength}")
-    if s.generator_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"generator_precision must be 'no', 'bf16' or 'fp16', got {s.generator_precision!r}")
+    s.reread_range = tuple(float(v) for v in s.reread_range)
+    if s.generator_precision not in ("no", "bf16", "fp16") or s.adjuster_schedule not in ("constant", "cosine") or len(s.reread_range) != 2 or not s.reread_range[0] < s.reread_range[1]:
+        raise ValueError(f"generator_precision must be 'no', 'bf16' or 'fp16', adjuster_schedule 'constant' or 'cosine', reread_range (least, largest); "
+                         f"got {s.generator_precision!r}, {s.adjuster_schedule!r}, {s.reread_range}")
     s.widths, s.attack_layers = widths(s.widths), tuple(s.attack_layers)
     s.low_cameras = None if s.low_cameras is None else tuple(int(c) for c in s.low_cameras)
     if min(s.batch, s.generated) < 1 or min(s.iterations, s.attack_iterations) < 0 or min(s.adjuster_lr, s.attack_lr, s.critic_lr) <= 0:
         raise ValueError(f"batch and generated must be at least 1, iterations at least 0, learning rates above 0; got {s.batch}, {s.generated}, {s.iterations}, {s.attack_iterations}, "
                          f"{s.adjuster_lr}, {s.attack_lr}, {s.critic_lr}")
-    weights = {n: getattr(s, n) for n in ("rec", "reg", "reg_spoiled", "adv_tri", "adv_att", "gan", "gan_penalty", "attack_margin", "cls", "sc", "w")}
+    weights = {n: getattr(s, n) for n in ("rec", "reg", "reg_spoiled", "graded", "along", "reread", "adv_tri", "adv_att", "gan", "gan_penalty", "attack_margin", "cls", "sc", "w")}
     bad = {n: v for n, v in weights.items() if not v >= 0}
     if bad:
         raise ValueError(f"weights and margins must be at least 0, got {bad}")
@@ -258,6 +274,20 @@ class _Reading(nn.Module):
         return scores.clamp(low, high)
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #3fd00fad
+def reread(
+    adjuster,  # an Adjuster
+    f_c, f_d,  # features of 3 n pictures
+    asked,     # [n] scores
+):
+    "Scores [n] of pictures made for other scores, of each kind a third; gradients reach the generator and the w of Eq. 8."
+    n = len(asked)
+    rows = torch.arange(n, device=asked.device)
+    rows = rows + n * (rows % 3)
+    made = adjuster.render(f_c[rows].detach(), f_d[rows].detach(), asked).clamp(0, 1)
+    fixed = {name: p.detach() for name, p in adjuster.cue.named_parameters()}
+    return (functional_call(adjuster.cue, fixed, (made,)).float() * adjuster.w.detach().float()).sum(1)
+
+# %% ../../../nbs/methods/gaag/20_adjuster.ipynb #985ec435
 class Adjuster(_Reading):
     "`.score(images) -> [N]`, `.adjust(images, scores) -> images`, `.distribution(benchmark)`; Eq. 1, 2, 5, 8, 9."
 
@@ -289,14 +319,16 @@ class Adjuster(_Reading):
         "A small adjuster, trained on the sample set, that comes with the project."
         return shipped_adjuster(name, device)
 
-    def forward(self, high, low, spoiled):
-        "Training: (reconstructions of all three, the two swaps, scores of all three)."
+    def forward(self, high, low, spoiled, along=False, asked=None):
+        "Training: (reconstructions of all three, the two swaps, scores of all three, the two moves along w, scores read from pictures made for `asked`)."
         n = len(high)
         images = torch.cat([high, low, spoiled])
         f_c, f_d = self.content(images), self.cue(images)
-        again = self.make(f_c, f_d)
-        swapped = self.make(torch.cat([f_c[:n], f_c[2 * n:]]), torch.cat([f_d[2 * n:], f_d[:n]]))
-        return again.split(n), swapped.split(n), self.read(f_d).split(n)
+        scores = self.read(f_d).split(n)
+        again, whats = self.make(f_c, f_d), torch.cat([f_c[:n], f_c[2 * n:]])
+        swapped = self.make(whats, torch.cat([f_d[2 * n:], f_d[:n]]))
+        moved = self.render(whats, torch.cat([f_d[:n], f_d[2 * n:]]), torch.cat([scores[2], scores[0]])).split(n) if along else None
+        return again.split(n), swapped.split(n), scores, moved, None if asked is None else reread(self, f_c, f_d, asked)
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #14ef786e
 def pixel_loss(
@@ -314,14 +346,24 @@ def adjuster_losses(
     swapped,  # (content of high with the vector of spoiled, content of spoiled with the vector of high)
     scores,   # of the three, each [N]
     settings, # GAAGSettings
+    graded=None, # [N] what the spoiled ones shall score, by how strongly each was spoiled
+    moved=None,  # as `swapped`, but the picture's own vector moved along w to the other's score
+    reread=None, # scores [N] of pictures made for `asked`
+    asked=None,  # [N]
 ):
-    "The parts of Eq. 7, weighted, by name."
+    "The parts of Eq. 7, weighted, by name, and those of ours that are switched on."
     high, low, spoiled = images
     found = {"swap": settings.rec * (pixel_loss(swapped[0], spoiled) + pixel_loss(swapped[1], high)),
              "self": settings.rec * sum(pixel_loss(a, b) for a, b in zip(again, images)),
              "score": settings.reg * ((scores[0] - 1).square().mean() + (scores[1] + 1).square().mean())}
     if settings.reg_spoiled:
         found["spoiled"] = settings.reg_spoiled * (scores[2] + 1).square().mean()
+    if settings.graded:
+        found["graded"] = settings.graded * (scores[2] - graded).square().mean()
+    if settings.along:
+        found["along"] = settings.along * (pixel_loss(moved[0], spoiled) + pixel_loss(moved[1], high))
+    if settings.reread:
+        found["reread"] = settings.reread * (reread - asked).square().mean()
     return found
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #d119e933
@@ -334,6 +376,8 @@ class Triplet:
     high: torch.Tensor     # [N, 3, H, W] of good cameras
     low: torch.Tensor      # [N, 3, H, W] of bad ones
     spoiled: torch.Tensor  # `high`, spoiled
+    graded: torch.Tensor   # [N] scores that fit the strengths
+    asked: torch.Tensor    # [N] scores to make pictures for
     paths: list            # files of `high` and `low`
 
     def __len__(self):
@@ -361,14 +405,17 @@ class Triplets:
         dice = keyed(s.seed, 1, iteration)
         high, low = (dice.choice(rows, s.batch, replace=len(rows) < s.batch) for rows in (d.high, d.low))
         weakest, strongest = s.strength
-        u, gain = dice.random(s.batch), 0.75 + 0.25 * dice.random(s.batch)
+        u, gain, v = dice.random(s.batch), 0.75 + 0.25 * dice.random(s.batch), dice.random(s.batch)
         mine = slice(self.rank * s.batch // self.world, (self.rank + 1) * s.batch // self.world)
         images = [self.pixels.images(rows[mine], self.device) for rows in (high, low)]
-        spoiled = spoil(images[0], s.degradation, torch.tensor(weakest + (strongest - weakest) * u[mine]), torch.tensor(gain[mine]))
-        return Triplet(*images, spoiled, [self.pixels.paths[i] for rows in (high, low) for i in rows[mine]])
+        strength, none = torch.tensor(weakest + (strongest - weakest) * u[mine], dtype=torch.float32), UNTOUCHED[s.degradation]
+        spoiled = spoil(images[0], s.degradation, strength, torch.tensor(gain[mine]))
+        asked = torch.tensor(s.reread_range[0] + (s.reread_range[1] - s.reread_range[0]) * v[mine], dtype=torch.float32)
+        graded = 1 - 2 * (strength - none) / max(strongest - none, 1e-6)
+        return Triplet(*images, spoiled, graded.to(self.device), asked.to(self.device), [self.pixels.paths[i] for rows in (high, low) for i in rows[mine]])
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #96cac279
-ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "seed", "precision", "clip", "channels_last")
+ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "channels_last")
 
 
 class AdjusterTraining:
@@ -376,8 +423,8 @@ class AdjusterTraining:
 
     name = "gaag-adjuster"
 
-    def __init__(self, benchmark, settings, folder=None, quiet=False):
-        self.benchmark, self.settings, self.quiet = benchmark, settings, quiet
+    def __init__(self, benchmark, settings, folder=None, quiet=False, start=None):
+        self.benchmark, self.settings, self.quiet, self.start = benchmark, settings, quiet, start
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         if len(self.people) == 0:
@@ -385,11 +432,24 @@ class AdjusterTraining:
 
     def about(self):
         "What makes this stage this one: other stages' settings may change."
-        return plain({"settings": {k: getattr(self.settings, k) for k in ADJUSTER}, "data": self.benchmark.fingerprint(), "name": self.name})
+        started = {"start": weights_hash(self.start)} if self.start is not None else {}
+        return plain({"settings": {k: getattr(self.settings, k) for k in ADJUSTER}, "data": self.benchmark.fingerprint(), "name": self.name, **started})
+
+    def begin(self):
+        "The adjuster before its first step: fresh, or with the weights of another one."
+        s = self.settings
+        set_seed(s.seed)
+        adjuster = Adjuster(s.degradation, s.widths, s.size)
+        if self.start is not None:
+            if self.start.config["width"] != adjuster.config["width"]:
+                raise ValueError(f"an adjuster of widths {self.start.config['width']} cannot be the start of one of {adjuster.config['width']}: give the same widths")
+            adjuster.load_state_dict({k: v for k, v in self.start.state_dict().items() if k not in ("bounds", "spread")}, strict=False)
+        return adjuster
 
     def step(self, loop, triplet):
-        images = (triplet.high, triplet.low, triplet.spoiled)
-        losses = adjuster_losses(images, *loop.nets["adjuster"](*images), self.settings)
+        images, s = (triplet.high, triplet.low, triplet.spoiled), self.settings
+        again, swapped, scores, moved, reread = loop.nets["adjuster"](*images, bool(s.along), triplet.asked if s.reread else None)
+        losses = adjuster_losses(images, again, swapped, scores, s, triplet.graded, moved, reread, triplet.asked)
         total = sum(losses.values())
         loop.update("adjuster", total)
         return {"loss": total, **losses}
@@ -407,16 +467,16 @@ def _fit_adjuster(training):
     groups = domains(training.people, s.degradation, s.low_cameras, pixels)
     if not training.quiet:
         print(f"bad cameras: {', '.join(map(str, groups.cameras))} ({groups.rule}); {len(groups.low)} pictures, {len(groups.high)} of good ones")
-    set_seed(s.seed)
-    adjuster = Adjuster(s.degradation, s.widths, s.size)
+    adjuster = training.begin()
     optimizer = torch.optim.Adam(adjuster.parameters(), s.adjuster_lr)
     batches = Triplets(pixels, groups, s, accelerator.device, accelerator.process_index, accelerator.num_processes)
-    loop = Loop({"adjuster": adjuster}, {"adjuster": optimizer}, training.step, stage_settings(s, -(-s.iterations // PIECE)), None, training.folder, training.name, training.quiet, accelerator)
+    schedule = {"adjuster": Cosine(-(-s.iterations // PIECE))} if s.adjuster_schedule == "cosine" else None
+    loop = Loop({"adjuster": adjuster}, {"adjuster": optimizer}, training.step, stage_settings(s, -(-s.iterations // PIECE)), schedule, training.folder, training.name, training.quiet, accelerator)
     curves = loop.run(batches)
     settle(adjuster.eval(), pixels, groups)
     record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed, curves=curves,
                     seconds=loop.seconds(), memory=peak_memory(loop.device), surroundings=surroundings(loop.device), weights=weights_hash(adjuster),
-                    details={"bad cameras": list(groups.cameras), "rule": groups.rule, "scores": plain({"bounds": adjuster.bounds, "spread": adjuster.spread})})
+                    details={**{k: v for k, v in training.about().items() if k == "start"}, "bad cameras": list(groups.cameras), "rule": groups.rule, "scores": plain({"bounds": adjuster.bounds, "spread": adjuster.spread})})
     if training.folder is not None and loop.rank == 0:
         save_model(training.folder / "adjuster.safetensors", adjuster, data=training.benchmark.name, method=training.name, seed=s.seed)
         record.save(training.folder / "record.json")
@@ -465,9 +525,10 @@ def train_adjuster(
     settings=None,  # GAAGSettings; None: the paper's
     folder=None,    # where checkpoint, adjuster.safetensors and record go; what is begun there is gone on with
     quiet=False,
+    start=None,     # an Adjuster of the same widths whose weights this one begins with; None: a fresh one
 ):
     "Stage 1 alone: -> Run(adjuster, record)."
-    return AdjusterTraining(benchmark, settings or GAAGSettings(), folder, quiet).fit()
+    return AdjusterTraining(benchmark, settings or GAAGSettings(), folder, quiet, start).fit()
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #85e453b7
 @dataclass(frozen=True, eq=False, repr=False)
@@ -521,18 +582,30 @@ def score_distribution(
 SHIPPED = ("resolution", "illumination")
 
 
+def shipped_folder():
+    "data/weights of a checkout, or where an installed package has put the same files."
+    checkout = Path(reidbench.__file__).resolve().parents[1] / "data" / "weights"
+    if checkout.is_dir():
+        return checkout
+    try:
+        listed = metadata.files("reidbench") or []
+    except metadata.PackageNotFoundError:  # run from source
+        listed = []
+    found = [f.locate() for f in listed if f.match("reidbench/weights/*.safetensors")]
+    return Path(found[0]).resolve().parent if found else checkout
+
+
 def shipped_adjuster(
     name,         # one of SHIPPED
     device=None,  # where it shall lie
-    folder=None,  # where the files are; None: data/weights of the project
+    folder=None,  # where the files are; None: `shipped_folder()`
 ):
     "The Adjuster in data/weights."
     if name not in SHIPPED:
         raise ValueError(f"no adjuster {name!r} comes with the project; there are {', '.join(SHIPPED)}")
-    folder = Path(folder) if folder is not None else Path(reidbench.__file__).resolve().parents[1] / "data" / "weights"
-    path = folder / f"{name}.safetensors"
+    path = (Path(folder) if folder is not None else shipped_folder()) / f"{name}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"the adjuster for {name} is not at {path}: run from a checkout of the project, or train one with "
+        raise FileNotFoundError(f"the adjuster for {name} is not at {path}: install the project anew, or train one with "
                                 f"reidbench.methods.gaag.train_adjuster and read it with reidbench.methods.gaag.load_adjuster")
     return load_adjuster(path, device)
 
