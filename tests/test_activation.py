@@ -86,9 +86,10 @@ def test_grad_cam_of_a_likeness_is_captums(net, images):
 
 
 def test_reference_forms(net, images):
-    one = grad_cam(net, images, reference=images[0])
-    for same in (images[:1], net.embed(images[:1]), net.embed(images[:1])[0], images[:1].expand(3, -1, -1, -1)):
-        torch.testing.assert_close(grad_cam(net, images, reference=same), one, rtol=1e-4, atol=1e-5)
+    "The first picture is the reference: its likeness to itself has no slope, and its map is rounding noise, so the others are compared."
+    one = grad_cam(net, images[1:], reference=images[0])
+    for same in (images[:1], net.embed(images[:1]), net.embed(images[:1])[0], images[:1].expand(2, -1, -1, -1)):
+        torch.testing.assert_close(grad_cam(net, images[1:], reference=same), one, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grad_cam(net.logits, images, labels=2), grad_cam(net, images, labels=[2, 2, 2]))
 
 

@@ -35,6 +35,7 @@ class Tab:
 
     def __init__(self, browser, dark=False, width=1440, height=1000):
         self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True)
+        self.context.set_default_timeout(120_000)  # a machine that runs other tests beside answers late
         self.page, self.asked, self.errors = self.context.new_page(), [], []
         self.page.on("request", lambda r: self.asked.append(r.url))
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
@@ -120,13 +121,13 @@ class Notebook:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, folder / name)
-        self.address, self.file = f"{address}/lab/tree/{name}", folder / name
+        self.address, self.file = f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}", folder / name  # a workspace of its own: Lab opens again what another test left
         self.open()
 
     def open(self):
         self.page.goto(self.address)
-        self.page.wait_for_function(f"{CELLS}?.length > 0", timeout=60000)
-        self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.isReady", timeout=60000)
+        self.page.wait_for_function(f"{CELLS}?.length > 0")
+        self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.isReady")
         return self
 
     def run(self, seconds=90):
@@ -148,6 +149,8 @@ class Notebook:
                 break
             self.page.evaluate(f"window.jupyterapp.shell.currentWidget.content.scrollToItem({cell})")
             self.page.wait_for_timeout(150)
+        if not found.count():
+            self.tab.picture(f"{self.name}-not-found")
         found.wait_for(state="attached")
         found.scroll_into_view_if_needed()
         box = None

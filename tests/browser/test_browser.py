@@ -71,7 +71,7 @@ def test_score_slider_in_lab(notebook):
     book = notebook("score.ipynb", ["from reidbench.widgets import ScoreSlider", "slider = ScoreSlider()\nslider"])
     widget, page = book.widget("Quality score"), book.page
     status, made, slider = widget.get_by_role("status"), widget.get_by_alt_text("re-rendered"), widget.get_by_role("slider")
-    page.wait_for_function("(s) => /21\\/21|^No generator loaded/.test(s.textContent)", arg=status.element_handle(), timeout=30000)
+    page.wait_for_function("(s) => /21\\/21|^No generator loaded/.test(s.textContent)", arg=status.element_handle())
     before = pixels(page, made)
     slider.focus()
     page.keyboard.press("ArrowLeft")  # JupyterLab would select another cell with it
