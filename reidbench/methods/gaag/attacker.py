@@ -316,7 +316,7 @@ def harm(
     seed=0,    # of the random scores
 ):
     "One row a picture: distances (of normalised embeddings) to its original and to the nearest other person, before, after the attack, after a random score."
-    pid, low_high = torch.as_tensor(pid), adjuster.bounds.tolist()
+    pid, low_high = torch.tensor(np.asarray(pid)), adjuster.bounds.tolist()
     if len(set(pid.tolist())) < 2:
         raise ValueError("harm: the batch shows one person only, there is nobody to be taken for: give at least two people")
     made = attack(adjuster, attacker, teacher, images)
