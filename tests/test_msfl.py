@@ -222,7 +222,7 @@ def test_running_statistics_are_those_of_the_clean_pass(colours):
     assert counts["exact"] == counts["gated"] == counts["adversarial"] and len(counts["exact"]) == 1
 
 
-def test_where_no_step_size_agrees_gated_stops_and_auto_goes_on_exactly(colours, monkeypatch, tmp_path):
+def test_where_no_step_size_agrees_gated_stops_and_auto_goes_on_exactly(colours, monkeypatch):
     monkeypatch.setattr("reidbench.methods.msfl.training.agreement", lambda exact, other: 0.9)
     with pytest.raises(ValueError, match="use mode='auto' or 'exact'"):
         msfl.train(colours, settings(penalty=1e-2, mode="gated"), quiet=True)
