@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .statistics import kinds_of, ordinary, synchronised
+from .watch import Diary
 
 # %% ../../nbs/train/30_loop.ipynb #522e7c8f
 class Progress:
@@ -131,7 +132,7 @@ def gathered(tensor):
     return torch.cat(all_gather(tensor.contiguous()))
 
 # %% ../../nbs/train/30_loop.ipynb #e2a38a8a
-HOW = ("device", "processes", "save_every", "trackers")  # settings that say where and how to run: they do not change what comes out
+HOW = ("device", "processes", "save_every", "trackers", "evaluate_every")  # settings that say where and how to run: they do not change what comes out
 
 
 @dataclass
@@ -219,10 +220,14 @@ class _Counting:
         return self.spent + time.time() - self._since
 
     def _end_of_epoch(self):
-        for key, values in self._sums.items():
-            self.curves.setdefault(key, []).append(sum(values) / len(values))
-        self.epoch, self.at, self._sums = self.epoch + 1, 0, {}
-        self._track()
+        self.epoch, self.at = self.epoch + 1, 0
+        ended = {key: sum(values) / len(values) for key, values in self._sums.items()}
+        ended |= self.look(self) if self.look is not None else {}
+        for key, value in ended.items():
+            curve = self.curves.setdefault(key, [])
+            curve += [None] * (self.epoch - 1 - len(curve)) + [value]  # one number an epoch, also of what is not asked each time
+        self._sums = {}
+        self._tell_epoch(ended)
         if self.folder is not None and (self.epoch % self.settings.save_every == 0 or self.epoch == self.settings.epochs):
             self.save()
 
@@ -255,6 +260,7 @@ class _Saving:
             state = {"optimizers": {k: o.state_dict() for k, o in self.optimizers.items()}, "scaler": self.scaler.state_dict(), "dice": dice}
             about = {"epoch": self.epoch, "step": self.at, "curves": self.curves, "sums": self._sums, "title": self.title, "seconds": self.seconds()}
             save_checkpoint(self.folder, {k: n.state_dict() for k, n in self.plain.items()}, state, about)
+        self.diary.add("saved", epoch=self.epoch, step=self.at)
         self.accelerator.wait_for_everyone()
 
     def load(self):
@@ -272,8 +278,8 @@ class _Saving:
         self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]
 
 # %% ../../nbs/train/30_loop.ipynb #2bc50528
-class _Tracking:
-    "The part that sends curves to TensorBoard and its like."
+class _Telling:
+    "The part that tells others: the diary, TensorBoard and its like."
 
     def _open_trackers(self):
         wanted, known = self.settings.trackers, [str(t) for t in get_available_trackers()]
@@ -288,9 +294,30 @@ class _Tracking:
             simple = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in asdict(self.settings).items()}
             self.accelerator.init_trackers(self.title, simple)
 
-    def _track(self):
+    @contextmanager
+    def _telling(self, steps):
+        "Say that it begins, and how it ends."
+        self._open_trackers()
+        about = lambda **more: {"epoch": self.epoch, "step": self.at, **more}
+        self.diary.add("begin", **about(title=self.title, epochs=self.settings.epochs, steps=steps, curves=self.curves))
+        try:
+            yield
+        except BaseException as error:
+            self.diary.add("stopped" if isinstance(error, KeyboardInterrupt) else "failed", **about(why=(str(error).splitlines() or [type(error).__name__])[0]))
+            raise
+        finally:
+            self._close_trackers()
+        self.diary.add("finished", **about())
+
+    def _tell_step(self, steps, progress):
+        left = lambda: (progress.total - progress.count) * (time.time() - progress.start) / progress.count
+        self.diary.often("step", lambda: {"epoch": self.epoch, "step": self.at, "steps": steps, "values": {k: v[-1] for k, v in self._sums.items()}, "rate": progress.rate(), "left": left()})
+
+    def _tell_epoch(self, ended):
+        self.diary.add("epoch", epoch=self.epoch, curves=ended)
+        self.diary.show(getattr(self.batch, "images", None) if self.preview is None else self.preview)
         if self.settings.trackers and self.rank == 0:
-            self.accelerator.log({name: values[-1] for name, values in self.curves.items()}, step=self.epoch)
+            self.accelerator.log(ended, step=self.epoch)
 
     def _close_trackers(self):
         if self.settings.trackers and self.rank == 0:
@@ -298,7 +325,7 @@ class _Tracking:
                 tracker.finish()
 
 # %% ../../nbs/train/30_loop.ipynb #4218db7a
-class Loop(_Updating, _Counting, _Tracking, _Saving):
+class Loop(_Updating, _Counting, _Telling, _Saving):
     "Runs `step(loop, batch)` over epochs. `nets` and `optimizers` are dicts; `update(name, loss)` is what a step calls."
 
     def __init__(
@@ -313,12 +340,14 @@ class Loop(_Updating, _Counting, _Tracking, _Saving):
         quiet=False,
         accelerator=None,  # what `processes` returned, if it was called before
         twice=False,       # whether a step takes gradients of gradients: batch norms of several processes must let them pass
+        look=None,         # function of the loop, called at the end of each epoch (of all processes) -> dict of further numbers for the curves
     ):
         self.settings, self.step, self.schedules, self.title = settings, step, schedules or {}, title
         self.accelerator = accelerator or processes(settings.device, settings.processes)
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.folder = Path(folder) / "checkpoint" if folder is not None else None
-        self.quiet, self.twice = quiet or self.rank != 0, twice
+        self.quiet, self.twice, self.look = quiet or self.rank != 0, twice, look
+        self.diary, self.preview = Diary(folder if self.rank == 0 else None), None  # `preview`: images [N, 3, H, W] that a step made; None: it shows those of the batch
         self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
         self.kinds = []  # networks with synchronised batch norms, and what these were
         self.nets = {name: self._prepare(net) for name, net in nets.items()}
@@ -339,22 +368,20 @@ class Loop(_Updating, _Counting, _Tracking, _Saving):
         "Train to the end; returns the curves (name -> mean of each epoch)."
         if resume and self.folder is not None and find_checkpoint(self.folder):
             self.load()
-        self._open_trackers()
-        start = self.epoch * batches.steps() + self.at
+        start, text = self.epoch * batches.steps() + self.at, ""
         progress = Progress(self.settings.epochs * batches.steps() - start, self.title, self.quiet)
-        text = ""
-        with ctrl_c() as pressed:
+        with self._telling(batches.steps()), ctrl_c() as pressed:
             while self.epoch < self.settings.epochs:
                 steps = batches.steps(self.epoch)
                 for self.batch in batches.epoch(self.epoch, self.at):
                     text, stop = self._one(steps, pressed())
                     progress.add(len(self.batch) * self.world, text)
+                    self._tell_step(steps, progress)
                     if stop:
                         progress.close(text)
                         self._stop()
                 self._end_of_epoch()
         progress.close(text)
-        self._close_trackers()
         for net, kinds in self.kinds:
             ordinary(net, kinds)
         return self.curves

@@ -286,6 +286,7 @@ class _Step(_Critics, _Phases):
             net.content_encoder.trunk.eval()
         x_b = self.worse(loop, x_i) if self.alone else x_k
         made = net.exchange(x_i, x_b, self.alone)
+        loop.preview = torch.stack([x_i[:4], made.ab[:4].detach().to(x_i)], 1).flatten(0, 1)
         shown = {"reality": self.teach_reality(loop, net, torch.cat([x_i, x_k]), torch.cat([made.ab, made.bb if self.alone else made.ba]))}
         if self.alone or s.supervision != "none":
             shown["degree"] = self.teach_degree(loop, net, x_i, x_b, truly_worse(x_i, x_b) if self.alone else None)

@@ -449,6 +449,7 @@ class AdjusterTraining:
     def step(self, loop, triplet):
         images, s = (triplet.high, triplet.low, triplet.spoiled), self.settings
         again, swapped, scores, moved, reread = loop.nets["adjuster"](*images, bool(s.along), triplet.asked if s.reread else None)
+        loop.preview = torch.stack([images[0][:4], swapped[0][:4].detach().to(images[0])], 1).flatten(0, 1)  # before and after, side by side
         losses = adjuster_losses(images, again, swapped, scores, s, triplet.graded, moved, reread, triplet.asked)
         total = sum(losses.values())
         loop.update("adjuster", total)

@@ -245,7 +245,7 @@ class AttackTraining:
         with torch.autocast(loop.device.type, enabled=False):  # a gradient of a gradient needs full precision
             told = self.critic_loss(critic, batch.images, made.images.float())
         loop.update("critic", told)
-        moved = made.scores.detach()
+        moved, loop.preview = made.scores.detach(), torch.stack([batch.images[:4], made.images[:4].detach().to(batch.images)], 1).flatten(0, 1)
         return {"loss": sum(losses.values()), **losses, "critic": told, "score": moved.mean()}
 
     def fit(self):
