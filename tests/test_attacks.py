@@ -1,4 +1,6 @@
 "Attacks: the box, what stays untouched, batches, bad input, and torchattacks' step beside ours."
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -229,6 +231,15 @@ def test_a_search_under_attack(town):
     assert side.images == looked_for and side.after.mAP < side.before.mAP
     untouched = ~town.gallery["pid"].isin(set(town.query["pid"])).to_numpy()
     assert np.array_equal(side.embeddings["attacked"].values[untouched], side.embeddings["gallery"].values[untouched])
+
+
+def test_a_query_that_nobody_can_answer_is_left_alone(town):
+    lonely = town.query["pid"].iloc[0]
+    gallery = town.gallery[town.gallery["pid"] != lonely].reset_index(drop=True)
+    found = attacked(replace(town, gallery=gallery), Flat(), IFGSM(iterations=2), size=(32, 16))  # it has no picture to guide the attack
+    left = (town.query["pid"] == lonely).to_numpy()
+    assert found.images == (~left).sum() and np.array_equal(found.embeddings["attacked"].values[left], found.embeddings["query"].values[left])
+    assert np.isnan(found.after.ap[left]).all() and np.isfinite(found.after.ap[~left]).all()
 
 
 def test_attackers_who_know_and_who_do_not(town):

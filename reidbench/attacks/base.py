@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..core.base import check_images, keyed, pick_device
 from ..core.show import figure
 from ..data.batches import Pixels
+from ..data.people import unanswerable
 from ..metrics.ranking import Embeddings, Ranking, evaluate, find_matches
 from ..metrics.reranking import evaluate_reranked
 from ..nets.backbones import frozen
@@ -315,10 +316,11 @@ class _Arena:
         return Embeddings(values, table["pid"].to_numpy(), table["camid"].to_numpy(), table["path"].tolist())
 
     def targets(self):
-        "Rows of the pictures that are attacked: all that ask, or those of the gallery that somebody looks for."
+        "Rows of the pictures that are attacked: all that ask and could be answered (the others count nowhere), or those of the gallery that somebody looks for."
         table = self.tables[self.side]
-        wanted = table["pid"] >= 0 if self.side == "query" else table["pid"].isin(set(self.tables["query"]["pid"]) - {-1, 0})
-        return np.flatnonzero(wanted.to_numpy())
+        if self.side == "query":
+            return np.flatnonzero(~unanswerable(table, self.tables["gallery"]))
+        return np.flatnonzero(table["pid"].isin(set(self.tables["query"]["pid"]) - {-1, 0}).to_numpy())
 
     def guides(self, rows, count, seed):
         "Pictures [N, K, 3, H, W] for an attack that asks for guides: of the other side; for one that only takes them, of its own."

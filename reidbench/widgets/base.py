@@ -243,7 +243,8 @@ def page(
             f"<style>{colours}</style></head><body>{body}</body></html>\n")
 
 # %% ../../nbs/widgets/20_base.ipynb #90c7e727
-FILES = {".png": "image/png", ".html": "text/html", ".csv": "text/csv", ".json": "application/json", ".tex": "text/x-tex", ".npy": "application/octet-stream"}
+FILES = {".png": "image/png", ".html": "text/html", ".csv": "text/csv", ".json": "application/json", ".tex": "text/x-tex", ".npy": "application/octet-stream",
+         ".jsonl": "application/jsonl"}
 
 
 def file_of(
