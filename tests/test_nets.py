@@ -39,6 +39,12 @@ def test_frozen_is_equal(name):
     assert {k: v.shape[1] for k, v in stages.items()} == net.widths
 
 
+def test_the_small_one_has_no_imagenet_weights():
+    assert sum(p.numel() for p in build("resnet10").parameters()) < 5e6
+    with pytest.raises(ValueError, match="resnet10: train it from scratch"):
+        build("resnet10", weights="imagenet")
+
+
 def test_frozen_passes_gradients_to_pixels():
     torch.manual_seed(0)
     net = IdentityNet("resnet18", 4).eval()

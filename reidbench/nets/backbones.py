@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.fx.experimental.optimization import fuse
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from .blocks import IBN, Normalize
 from .weights import read_weights
@@ -67,7 +68,12 @@ class Backbone(nn.Module):
 
 # %% ../../nbs/nets/30_backbones.ipynb #66f7d847
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-AVAILABLE = (*RESNETS, *(f"{r}_ibn_a" for r in RESNETS), "densenet121")
+AVAILABLE = (*RESNETS, *(f"{r}_ibn_a" for r in RESNETS), "densenet121", "resnet10")
+
+
+def _whole(name):
+    "The network of torchvision, with random weights; `resnet10`, the small one that comes with the project, has one block a stage."
+    return ResNet(BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else torchvision.models.get_model(name.removesuffix("_ibn_a"), weights=None)
 
 
 def _resnet_stages(net, last_stride, ibn):
@@ -111,6 +117,8 @@ def imagenet_weights(
     name,  # one of AVAILABLE
 ):
     "ImageNet weights: from torch's cache, else from where they are published; without a network, an error that says how."
+    if name == "resnet10":
+        raise ValueError("nobody publishes ImageNet weights for resnet10: train it from scratch (weights=None), or take resnet18")
     url = _imagenet_url(name)
     file = url.rsplit("/", 1)[1]
     cache = Path(torch.hub.get_dir()) / "checkpoints" / file
@@ -133,7 +141,7 @@ def build(
     if last_stride not in (1, 2):
         raise ValueError(f"last_stride must be 1 or 2, got {last_stride}")
     ibn = name.endswith("_ibn_a")
-    net = torchvision.models.get_model(name.removesuffix("_ibn_a"), weights=None)
+    net = _whole(name)
     cut = _densenet_stages if name.startswith("densenet") else _resnet_stages
     stages, widths = cut(net, last_stride, ibn)  # changes `net` in place, so weights go into the final modules
     if weights is not None:
