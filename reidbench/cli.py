@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'data', 'PRESETS', 'plainly', 'tour', 'data_list', 'data_check', 'data_build', 'setting', 'settings_from',
-           'train', 'evaluate', 'study']
+           'train', 'evaluate', 'study', 'workbench', 'doctor']
 
 # %% ../nbs/cli/10_cli.ipynb #dfd45a06
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Optional
@@ -37,10 +38,10 @@ def plainly(call, *args, **kwargs):
         raise typer.Exit(130) from None
 
 # %% ../nbs/cli/10_cli.ipynb #55b20b9c
-def _tour_notebook():
-    path = Path(__file__).resolve().parent.parent / "nbs" / "tour.ipynb"
+def _notebook(name):
+    path = Path(__file__).resolve().parent.parent / "nbs" / name
     if not path.is_file():
-        raise FileNotFoundError(f"the tour's notebook is not at {path}: it comes with a clone of the repository, not with an installed package")
+        raise FileNotFoundError(f"the notebook {name} is not at {path}: it comes with a clone of the repository, not with an installed package")
     return path
 
 
@@ -50,7 +51,7 @@ def _run_tour(folder):
     from reidbench.core.page import run_notebook, write_page
 
     folder = Path(folder).resolve()
-    notebook = run_notebook(_tour_notebook(), environment={"REIDBENCH_OUTPUTS": os.fspath(folder)})
+    notebook = run_notebook(_notebook("tour.ipynb"), environment={"REIDBENCH_OUTPUTS": os.fspath(folder)})
     return write_page(notebook, folder / "tour.html"), json.loads((folder / "tour" / "record.json").read_text())
 
 
@@ -314,3 +315,42 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     if not state:
         plan.run(engine, quiet)
     return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget)
+
+# %% ../nbs/cli/10_cli.ipynb #14e2c0bc
+def _workbench(notebook, as_app, port, browser):
+    "The command that opens the workbench."
+    from importlib.util import find_spec
+
+    path = Path(notebook) if notebook is not None else _notebook("workbench.ipynb")
+    if not path.is_file():
+        raise FileNotFoundError(f"no notebook at {path}")
+    program = "voila" if as_app else "jupyterlab"
+    if find_spec(program) is None:
+        raise ImportError(f'{program} is not installed: pip install "reidbench[app]"' if as_app else "jupyterlab is not installed: pip install jupyterlab")
+    return [sys.executable, "-m", program, *(["--theme=light"] if as_app else []), *([] if port is None else [f"--port={port}"]), *([] if browser else ["--no-browser"]), str(path)]
+
+
+@app.command()
+def workbench(
+    notebook: Optional[Path] = typer.Argument(None, help="Another notebook than nbs/workbench.ipynb."),
+    as_app: bool = typer.Option(False, "--app", help="As a page of its own, without cells (Voila)."),
+    port: Optional[int] = typer.Option(None, help="Default: the server's own choice."),
+    browser: bool = typer.Option(True, help="Open a browser."),
+):
+    "Open the workbench in JupyterLab, or as an app."
+    import subprocess
+
+    raise typer.Exit(plainly(subprocess.call, plainly(_workbench, notebook, as_app, port, browser)))
+
+
+@app.command()
+def doctor(
+    root: Path = typer.Option(Path("data"), help="The folder that holds the sets."),
+):
+    "What this machine has, what is missing, and the command that mends it."
+    from reidbench.widgets.doctor import doctor as look
+
+    findings = plainly(look, root)
+    typer.echo(findings)
+    if not findings.well:
+        raise typer.Exit(1)

@@ -53,6 +53,15 @@ class Search:
         self.query, self.gallery, self.metric, self.replaced = query, gallery, metric, {}
         self.distances = Distances(query, gallery, metric)
 
+    def add(self, vector, pid=-1, camid=-1):
+        "One more query [D], the last; pid -1: nobody knows who it is."
+        q = self.query
+        if len(vector) != q.values.shape[1]:
+            raise ValueError(f"the embedding has {len(vector)} numbers, the queries' have {q.values.shape[1]}")
+        cameras = None if q.camid is None else np.append(q.camid, camid)
+        self.query = Embeddings(np.vstack([q.values, vector]), np.append(q.pid, pid), cameras)
+        self.distances = Distances(self.query, self.gallery, self.metric)
+
     def row(self, q):
         "Distances of one query to the gallery [G]."
         found = self.distances.block(q, q + 1)[0].copy()
@@ -209,7 +218,8 @@ class Looking(Lists):
         self.stand()
         if lost:
             return self.say("bad file", lost)
-        none = f"0 valid matches for query {self.query} after removing same-camera images" if not found["valid"] else f"query {self.query}, {self.order}: AP {found['ap']:.3f}, first right at rank {found['first']}"
+        nobody = int(self.searches[self.model].query.pid[self.query]) == -1
+        none = f"query {self.query}: nobody told who it is; these look most alike" if nobody else f"0 valid matches for query {self.query} after removing same-camera images" if not found["valid"] else f"query {self.query}, {self.order}: AP {found['ap']:.3f}, first right at rank {found['first']}"
         self.say("ready", none)
         self.ahead()
 
@@ -264,6 +274,20 @@ class Replacing(Looking):
             self.thumbs[f"g{gallery}"] = load_picture(image)
             self.grow("pictures", {f"g{gallery}": picture_data(image, 88, HEIGHT)})
         self.renew()
+
+    @guard
+    def ask(self, image, embeddings, pid=-1, camid=-1):
+        "Search with a picture of one's own: `embeddings` is [D], or a dict: model -> [D]. It becomes the last query and is looked at."
+        vectors = embeddings if isinstance(embeddings, dict) else {self.model: embeddings}
+        lacking = set(self.searches) - set(vectors)
+        if lacking:
+            raise ValueError(f"ask: no embedding of {', '.join(sorted(lacking))}: give one for each model")
+        picture = load_picture(image)
+        for name, search in self.searches.items():
+            search.add(np.asarray(torch.as_tensor(vectors[name]).detach().cpu(), dtype=np.float32).reshape(-1), pid, camid)
+        self.images["q"].append(picture)
+        self.ap, self.sequence = {}, [*self.sequence, len(self.images["q"]) - 1]
+        self.query = self.sequence[-1]
 
     @guard
     def restore(self):

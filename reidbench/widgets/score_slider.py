@@ -54,18 +54,21 @@ class Renderer:
         self.kinds = adjust if isinstance(adjust, dict) else {"quality": adjust}
         if not self.kinds or not all(callable(a) for a in self.kinds.values()):
             raise ValueError("adjust must be callable, (images [N, 3, H, W], scores [N]) -> images, or a dict: name -> such a callable")
-        if len(scores) != 2 or not scores[0] < scores[1]:
-            raise ValueError(f"scores are the generator's lowest and highest training score, got {scores}")
-        self.score, self.embed, (self.low, self.high) = score, embed, scores
+        self.embed = embed
+        self.scores = {kind: score.get(kind) if isinstance(score, dict) else score for kind in self.kinds}
+        self.ends = {kind: tuple(scores.get(kind, (0.0, 1.0)) if isinstance(scores, dict) else scores) for kind in self.kinds}
+        for kind, ends in self.ends.items():
+            if len(ends) != 2 or not ends[0] < ends[1]:
+                raise ValueError(f"scores are the generator's lowest and highest training score, got {ends} ({kind})")
 
-    def estimate(self, images):
+    def estimate(self, images, kind):
         "The pictures' own scores on the slider's scale [N], or NaN."
-        if self.score is None:
+        if self.scores[kind] is None:
             return np.full(len(images), np.nan)
-        found = np.asarray(self.score(images).detach().float().cpu()).reshape(-1)
+        found, (low, high) = np.asarray(self.scores[kind](images).detach().float().cpu()).reshape(-1), self.ends[kind]
         if len(found) != len(images) or not np.isfinite(found).all():
             raise ValueError(f"score(images) must give one finite number a picture, got {found[:5].tolist()} for {len(images)}")
-        return 100 * (found - self.low) / (self.high - self.low)
+        return 100 * (found - low) / (high - low)
 
     def distances(self, picture, frames):
         "How far each frame lies from the picture [N], and the frames' embeddings or None."
@@ -79,13 +82,14 @@ class Renderer:
     @torch.no_grad()
     def __call__(self, picture, kind, positions):
         "The frames at these positions 0..100: pictures [N, 3, H, W], distances [N], estimates [N], embeddings."
-        scores = self.low + (self.high - self.low) * torch.as_tensor(positions, dtype=torch.float32) / 100
+        low, high = self.ends[kind]
+        scores = low + (high - low) * torch.as_tensor(positions, dtype=torch.float32) / 100
         frames = self.kinds[kind](picture.repeat(len(scores), 1, 1, 1), scores)
         frames = check_images(frames.detach().float().cpu(), f"adjust ({kind})")
         if frames.shape[1:] != picture.shape:
             raise ValueError(f"adjust ({kind}) gave pictures of {list(frames.shape[1:])} for one of {list(picture.shape)}")
         distances, found = self.distances(picture, frames)
-        return frames, distances, self.estimate(frames), found
+        return frames, distances, self.estimate(frames, kind), found
 
 # %% ../../nbs/widgets/30_score_slider.ipynb #883185e6
 STEP, TOP = 5, 0.3  # between frames; the difference of the brightest colour
@@ -173,11 +177,15 @@ class Rendering(Frames):
             self.render([self.score])
         self.ready()
 
+    def estimate(self):
+        "The picture's own score, by the generator of this kind."
+        found = 100.0 if self.plain and self.renderer.scores[self.kind] is None else float(self.renderer.estimate(self.source[None], self.kind)[0])
+        self.estimated = -1.0 if np.isnan(found) else round(min(max(found, 0.0), 100.0))
+
     @guard
     def begin(self):
         "The picture's own score, then the frames."
-        estimate = 100.0 if self.plain and self.renderer.score is None else float(self.renderer.estimate(self.source[None])[0])
-        self.estimated = -1.0 if np.isnan(estimate) else round(min(max(estimate, 0.0), 100.0))
+        self.estimate()
         if self.estimated >= 0:
             self.score = self.estimated
         self.fill()
@@ -198,9 +206,9 @@ class ScoreSlider(Rendering):
         self,
         image=None,          # one picture in any form; None: a sample person
         adjust=None,         # (images, scores) -> images, or a dict: kind -> such a callable; None: plain degradations, marked as a demo
-        score=None,          # images -> [N], the pictures' own scores
+        score=None,          # images -> [N], the pictures' own scores, or a dict: kind -> such a callable
         embed=None,          # images -> [N, D]: distances are 1 - cosine; None: mean difference of the pixels
-        scores=(0.0, 1.0),   # the generator's own numbers for 0 and 100
+        scores=(0.0, 1.0),   # the generator's own numbers for 0 and 100, or a dict: kind -> such a pair
         size=None,           # (height, width) the picture is brought to
         session=None, about=None,
     ):
@@ -208,7 +216,8 @@ class ScoreSlider(Rendering):
         self.renderer = Renderer(demo_kinds() if self.plain else adjust, score, embed, (0.0, 1.0) if self.plain else scores)
         super().__init__(session, about, title="Quality score", kinds=list(self.renderer.kinds), kind=next(iter(self.renderer.kinds)), demo=self.plain,
                          measure="mean difference of the pixels" if embed is None else "distance (1 - cosine) from the original")
-        self.observe(lambda change: self.moved(), ["score", "kind"])
+        self.observe(lambda change: self.moved(), "score")
+        self.observe(lambda change: self.turned(), "kind")
         self.session.observe(lambda change: self.follow(change.new), "score")
         self.show(image)
 
@@ -219,6 +228,13 @@ class ScoreSlider(Rendering):
         self.source, self.original, self.frames, self.rendered = picture, picture_data(picture), {}, {}
         self.say("loading", "Rendering…")
         self.begin()
+
+    @guard
+    def turned(self):
+        "Another kind was chosen: it has its own opinion of the picture."
+        if self.source is not None:
+            self.estimate()
+            self.moved()
 
     @guard(model=False)
     def moved(self):
