@@ -102,10 +102,10 @@ class Newest:
         return True
 
 # %% ../../nbs/widgets/20_base.ipynb #a5987172
-def guard(method=None, *, model=True):
-    "Make a method a safe callback: in the background with the model's lock, or at once without it (model=False)."
+def guard(method=None, *, model=True, background=None):
+    "Make a method a safe callback: in the background with the model's lock, or at once without it (model=False); background=True: without it, and in the background all the same."
     if method is None:
-        return functools.partial(guard, model=model)
+        return functools.partial(guard, model=model, background=background)
 
     @functools.wraps(method)
     def safe(self, *args, **options):
@@ -117,7 +117,7 @@ def guard(method=None, *, model=True):
                     return method(self, *args, **options)
             except Exception as error:
                 self.fail(error)
-        return self.work.put(method.__name__, job) if model else job()
+        return self.work.put(method.__name__, job) if (model if background is None else background) else job()
     return safe
 
 # %% ../../nbs/widgets/20_base.ipynb #68841d83

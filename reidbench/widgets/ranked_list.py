@@ -74,22 +74,22 @@ class Search:
         return found
 
     def marks(self, q):
-        "1 right, 0 wrong, -1 not counted (junk, or the same person by the same camera), [G]."
+        "1 right, 0 wrong, -1 not counted (junk, or the same person by the same camera), -2 nobody knows (who asks has pid -1), [G]."
         same, out = self.gallery.pid == self.query.pid[q], self.gallery.pid == -1
         if self.query.camid is not None and self.gallery.camid is not None:
             out = out | (same & (self.gallery.camid == self.query.camid[q]) & (self.query.camid[q] != -1))
-        return np.where(out, -1, (same & (self.query.pid[q] != -1)).astype(int))
+        return np.where(out, -1, same.astype(int) if self.query.pid[q] != -1 else -2)
 
     def ranks(self, distances, marks, of):
         "Places of gallery pictures among those that are counted, from 1; equal distances in the gallery's order."
-        counted = marks >= 0
+        counted = marks != -1
         before = lambda g: int(np.count_nonzero(counted & (distances < distances[g])) + np.count_nonzero(counted[:g] & (distances[:g] == distances[g])))
         return [1 + before(g) for g in of]
 
     def __call__(self, q, k=10, junk=False):
         "The first k of one list: `rows` of (gallery, distance, mark, camera), `ap`, `first`, `valid`, `camera`."
         distances, marks = self.row(q), self.marks(q)
-        shown = np.flatnonzero((marks >= 0) | junk)
+        shown = np.flatnonzero((marks != -1) | junk)
         near = shown[np.argpartition(distances[shown], k)[:k]] if k < len(shown) else shown
         near = shown[distances[shown] <= distances[near].max()] if len(near) else near      # ties stay in the gallery's order
         near = near[np.argsort(distances[near], kind="stable")[:k]]
@@ -139,7 +139,7 @@ class Lists(TwinWidget):
         return f"{self.model if model is None else model}|{self.query if query is None else query}|{self.k}|{int(self.junk)}|{self.turn}"
 
     def table(self):
-        rows = [{"model": key.split("|")[0], "query": int(key.split("|")[1]), "AP": found["ap"], "rank": i + 1, "gallery": g, "distance": d, "mark": ("not counted", "wrong", "right")[m + 1], "camera": c}
+        rows = [{"model": key.split("|")[0], "query": int(key.split("|")[1]), "AP": found["ap"], "rank": i + 1, "gallery": g, "distance": d, "mark": ("not known", "not counted", "wrong", "right")[m + 2], "camera": c}
                 for key, found in self.lists.items() if int(key.split("|")[4]) == self.turn for i, (g, d, m, c) in enumerate(found["rows"])]
         return pd.DataFrame(rows, columns=["model", "query", "AP", "rank", "gallery", "distance", "mark", "camera"])
 
@@ -192,7 +192,7 @@ def standing(
     distances, marks = search.row(query), search.marks(query)
     (rank,) = search.ranks(distances, marks, [gallery])
     was = f", was {before}" if before not in (None, rank) else ""
-    return f"picked: gallery picture {gallery}, rank {rank}{was} of {int((marks >= 0).sum())}, distance {distances[gallery]:.3f}", rank
+    return f"picked: gallery picture {gallery}, rank {rank}{was} of {int((marks != -1).sum())}, distance {distances[gallery]:.3f}", rank
 
 
 def pictures_of(
@@ -210,7 +210,7 @@ def pictures_of(
 class Looking(Lists):
     "Fills the lists in the background: the query that is looked at, then its neighbours."
 
-    @guard
+    @guard(model=False, background=True)
     def look(self):
         "The lists and pictures of this query."
         lost = self.fetch(self.query)
@@ -223,7 +223,7 @@ class Looking(Lists):
         self.say("ready", none)
         self.ahead()
 
-    @guard
+    @guard(model=False, background=True)
     def ahead(self):
         "What the next step will need."
         if self.query in self.sequence:
@@ -245,7 +245,8 @@ class Looking(Lists):
                 new[name], lost = "", lost or str(error)
         if self.maps and self.mappable:
             mapless = sorted(n for n in names & set(self.thumbs) if "m" + n not in self.pictures)
-            new |= dict(zip(("m" + n for n in mapless), drawn_maps(self.activation, [self.thumbs[n] for n in mapless])))
+            with self.session.using(self.title, self.waits):  # the lists need no model, the maps do
+                new |= dict(zip(("m" + n for n in mapless), drawn_maps(self.activation, [self.thumbs[n] for n in mapless])))
         self.grow("pictures", new)
         self.grow("lists", lists)
         return lost
@@ -262,7 +263,7 @@ class Looking(Lists):
 class Replacing(Looking):
     "Gallery pictures that change under the list."
 
-    @guard
+    @guard(model=False, background=True)
     def replace(self, gallery, embedding, image=None, model=None):
         "Let a gallery picture have another embedding [D] (and picture): its new rank is shown at once."
         search = self.searches[self.model if model is None else model]
@@ -275,7 +276,7 @@ class Replacing(Looking):
             self.grow("pictures", {f"g{gallery}": picture_data(image, 88, HEIGHT)})
         self.renew()
 
-    @guard
+    @guard(model=False, background=True)
     def ask(self, image, embeddings, pid=-1, camid=-1):
         "Search with a picture of one's own: `embeddings` is [D], or a dict: model -> [D]. It becomes the last query and is looked at."
         vectors = embeddings if isinstance(embeddings, dict) else {self.model: embeddings}
@@ -289,7 +290,7 @@ class Replacing(Looking):
         self.ap, self.sequence = {}, [*self.sequence, len(self.images["q"]) - 1]
         self.query = self.sequence[-1]
 
-    @guard
+    @guard(model=False, background=True)
     def restore(self):
         "All gallery pictures as they were."
         for search in self.searches.values():
@@ -309,7 +310,7 @@ class Replacing(Looking):
 class Stepping(Replacing):
     "What happens when something is chosen."
 
-    @guard
+    @guard(model=False, background=True)
     def start(self):
         "Put the queries in order, and look at the first."
         if self.order in ORDERS[:2] and self.model not in self.ap:
