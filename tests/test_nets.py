@@ -1,5 +1,6 @@
 "Backbones, frozen form, identity nets."
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from reidbench.nets import weights
 from reidbench.nets.backbones import AVAILABLE, build, frozen, imagenet_weights
 from reidbench.nets.blocks import Normalize
 from reidbench.nets.identity import IdentityNet, extract, retrieve
@@ -211,3 +213,18 @@ def test_multi_query_by_an_unknown_word(colours):
         retrieve(_mean_colour, _split(colours), (32, 16), queries="many")
     with pytest.raises(ValueError, match="'mean' or 'max'"):
         retrieve(_mean_colour, _split(colours), (32, 16), queries="multi", pool="median")
+
+
+def test_an_installed_package_finds_what_ships(tmp_path, monkeypatch):
+    place = tmp_path / "share" / "reidbench" / "weights"
+    place.mkdir(parents=True)
+    (place / "resolution.safetensors").write_bytes(b"")
+    listed = lambda path: SimpleNamespace(match=path.match, locate=lambda: path)
+    monkeypatch.setattr(weights.reidbench, "__file__", str(tmp_path / "site-packages" / "reidbench" / "__init__.py"))
+    monkeypatch.setattr(weights.metadata, "files", lambda name: [listed(tmp_path / "other.py"), listed(place / "resolution.safetensors")])
+    assert weights.shipped_folder() == place.resolve() and weights.shipped("resolution") == place.resolve() / "resolution.safetensors"
+    with pytest.raises(FileNotFoundError, match="'illumination'.*there: resolution"):
+        weights.shipped("illumination")
+    monkeypatch.setattr(weights.metadata, "files", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="'illumination'.*data/weights"):
+        weights.shipped("illumination")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BaselineSettings', 'identification', 'small', 'Run', 'Trainer', 'searched', 'measure', 'write_run', 'same_training',
-           'finished', 'train']
+           'finished', 'train', 'ship', 'shipped_identity']
 
 # %% ../../nbs/methods/10_baseline.ipynb #9bedc9d2
 import json
@@ -18,13 +18,14 @@ from torch import nn
 
 from ..core.base import set_seed
 from ..core.record import Record, peak_memory, plain, surroundings, write_whole
+from ..data import benchmarks
 from ..data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from ..data.batches import Batches, Pixels, PKSampler, ShuffleSampler
 from ..losses.identity import IdentityLoss
 from ..losses.triplet import TripletLoss
 from ..nets.backbones import frozen
 from ..nets.identity import IdentityNet, load_identity, retrieve
-from ..nets.weights import save_model, weights_hash
+from ..nets.weights import read_model, save_model, shipped, weights_hash
 from ..train.checkpoints import find_checkpoint
 from ..train.loop import HOW, Loop, LoopSettings, gathered, processes
 from ..train.schedules import Cosine, Steps
@@ -281,3 +282,29 @@ def train(
 ):
     "Train the baseline; returns Run(model, record)."
     return Trainer(benchmark, settings, folder, quiet).fit()
+
+# %% ../../nbs/methods/10_baseline.ipynb #d2dce034
+def ship(
+    folder,              # of a finished training
+    root="data",         # the folder that holds its set
+    to="data/weights",   # of the weights and their record
+    name="identity",     # of the files
+):
+    "Put a trained model among those that come with the project, in half precision, with what it finds as it is stored: -> Record."
+    file, record = Path(folder) / "model.safetensors", Record.load(Path(folder) / "record.json")
+    about = read_model(file)[1]
+    net = load_identity(file).half()
+    save_model(Path(to) / f"{name}.safetensors", net, **about)
+    stored = load_identity(Path(to) / f"{name}.safetensors")
+    record.metrics = measure(stored, benchmarks.load(record.data["name"], root=root), tuple(record.settings["size"]))
+    record.weights = weights_hash(stored)
+    record.save(Path(to) / f"{name}.json")
+    return record
+
+
+def shipped_identity(
+    device=None,  # where it shall lie
+    folder=None,  # where the files are; None: data/weights, or where an installed package has them
+):
+    "The small IdentityNet that comes with the project: 128 x 64 pixels, trained on the sample set."
+    return load_identity(shipped("identity", folder), device)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 # %% ../../nbs/widgets/95_doctor.ipynb #7143dbe8
 from ..data.benchmarks import available
+from ..nets.weights import shipped_folder
 
 # %% ../../nbs/widgets/95_doctor.ipynb #59bbb7dc
 MARKS = {"well": "✓", "without": "○", "wrong": "✗"}
@@ -187,9 +188,7 @@ def look_beside():
 
 def doctor(
     root="data",   # the folder above the sets
-    weights=None,  # folder of the weights that ship; None: data/weights of a checkout, where it is one
+    weights=None,  # folder of the weights that ship; None: where this installation has them
 ):
     "Look at everything; returns Findings."
-    here = Path(__file__).resolve().parents[2] / "data" / "weights"
-    weights = weights if weights is not None else here if here.is_dir() else None
-    return Findings([*look_at_packages(), *look_at_device(), *look_at_lab(), *look_at_kernel(), *look_at_data(root, weights), *look_beside()])
+    return Findings([*look_at_packages(), *look_at_device(), *look_at_lab(), *look_at_kernel(), *look_at_data(root, weights or shipped_folder()), *look_beside()])

@@ -6,13 +6,12 @@
 __all__ = ['DEGRADATIONS', 'UNTOUCHED', 'ABLATIONS', 'PIECE', 'ADJUSTER', 'SHIPPED', 'spoil', 'luminance', 'sharpness', 'visible',
            'Domains', 'domains', 'adjust_features', 'GAAGSettings', 'stage_settings', 'reread', 'Adjuster',
            'pixel_loss', 'adjuster_losses', 'Triplet', 'Triplets', 'AdjusterTraining', 'settle', 'finished_adjuster',
-           'load_adjuster', 'train_adjuster', 'ScoreDistribution', 'score_distribution', 'shipped_folder',
-           'shipped_adjuster', 'psnr', 'appraise']
+           'load_adjuster', 'train_adjuster', 'ScoreDistribution', 'score_distribution', 'shipped_adjuster', 'psnr',
+           'appraise']
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c2d0d9a2
 import warnings
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,6 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.func import functional_call
 
-import reidbench
 from ...core.base import check_images, keyed, set_seed
 from ...core.record import Record, peak_memory, plain, surroundings
 from ...core.show import figure
@@ -36,7 +34,7 @@ from ...losses.adversarial import FORMS
 from ..baseline import BaselineSettings, Run, finished, same_training
 from ...nets.blocks import IMAGENET_STD
 from ...nets.generators import NormLinear, trio, widths
-from ...nets.weights import read_model, save_model, weights_hash
+from ...nets.weights import read_model, save_model, shipped, weights_hash
 from ...train.loop import Loop, LoopSettings, processes
 from ...train.schedules import Cosine
 
@@ -583,32 +581,15 @@ def score_distribution(
 SHIPPED = ("resolution", "illumination")
 
 
-def shipped_folder():
-    "data/weights of a checkout, or where an installed package has put the same files."
-    checkout = Path(reidbench.__file__).resolve().parents[1] / "data" / "weights"
-    if checkout.is_dir():
-        return checkout
-    try:
-        listed = metadata.files("reidbench") or []
-    except metadata.PackageNotFoundError:  # run from source
-        listed = []
-    found = [f.locate() for f in listed if f.match("reidbench/weights/*.safetensors")]
-    return Path(found[0]).resolve().parent if found else checkout
-
-
 def shipped_adjuster(
     name,         # one of SHIPPED
     device=None,  # where it shall lie
-    folder=None,  # where the files are; None: `shipped_folder()`
+    folder=None,  # where the files are; None: data/weights, or where an installed package has them
 ):
     "The Adjuster in data/weights."
     if name not in SHIPPED:
         raise ValueError(f"no adjuster {name!r} comes with the project; there are {', '.join(SHIPPED)}")
-    path = (Path(folder) if folder is not None else shipped_folder()) / f"{name}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"the adjuster for {name} is not at {path}: install the project anew, or train one with "
-                                f"reidbench.methods.gaag.train_adjuster and read it with reidbench.methods.gaag.load_adjuster")
-    return load_adjuster(path, device)
+    return load_adjuster(shipped(name, folder), device)
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #7b09a3a0
 def psnr(
