@@ -2,7 +2,8 @@
 import importlib
 
 _PLACES = {"Session": "base", "TwinWidget": "base", "ScoreSlider": "score_slider", "RankedList": "ranked_list", "OcclusionView": "occlusion_view",
-           "ActivationView": "activation_view"}
+           "ActivationView": "activation_view",
+           "AttackTable": "attack_table", "PaperTable": "paper_table"}
 __all__ = list(_PLACES)
 
 
