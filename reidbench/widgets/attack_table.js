@@ -42,9 +42,9 @@ function render(context) {
     sift();
   }
   function sift() {
-    const s = get("sort"), sign = get("falling") ? -1 : 1, text = get("filter").toLowerCase(), w = get("whiches").indexOf(get("which"));
+    const s = get("sort"), sign = get("falling") ? -1 : 1, end = 9e9 * sign, text = get("filter").toLowerCase(), w = get("whiches").indexOf(get("which"));
     order = rows.filter((v) => (!w || (w > 2 ? v[1] === 0 : v[1] === 1 && v[2] === w - 1)) && (!text || `${v[0]} ${get("people")[v[0]]}`.toLowerCase().includes(text)));
-    order.sort((a, b) => (a[s] === null) - (b[s] === null) || sign * (a[s] - b[s]) || a[0] - b[0]);
+    order.sort((a, b) => sign * ((a[s] ?? end) - (b[s] ?? end)) || a[0] - b[0]);
     [...heads.children].forEach((th, i) => { th.ariaSort = i !== s ? "none" : sign > 0 ? "ascending" : "descending"; });
     draw(order.findIndex((v) => v[0] === get("opened")));
   }

@@ -8,7 +8,7 @@ __all__ = ['SIDES', 'WHICHES', 'PIECES', 'TWIN', 'at_eps', 'own_eps', 'untouched
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #67279437
 import copy
-import io
+import json
 import tempfile
 import time
 from dataclasses import dataclass, field, is_dataclass, replace
@@ -29,7 +29,7 @@ from ..core.show import image_grid
 from ..data.batches import Pixels
 from ..data.benchmarks import from_frame
 from ..data.street import photo
-from ..metrics.ranking import Embeddings, evaluate
+from ..metrics.ranking import Embeddings, evaluate, find_matches
 from .base import TwinWidget, guard, origin
 from .parts import latex_text, load_picture, picture_data
 from .ranked_list import stripes
@@ -75,10 +75,10 @@ def lines_of(
     for values in (query.values, changed):
         e = Embeddings(values[rows], query.pid[rows], None if query.camid is None else query.camid[rows])
         own, wrong = distances(e, gallery, metric)
-        some = np.isfinite(own).any()  # `evaluate` refuses a search in which nobody can be found; here it may be a part of one
+        some = not np.isnan(own).all()  # `evaluate` refuses a search in which nobody can be found; here it may be a part of one
         columns.append((np.where(np.isnan(own), np.nan, evaluate(e, gallery, protocol, metric).rank1 if some else np.nan), own, wrong))
     told = [v for pair in zip(*columns) for v in pair]
-    return [[int(q), *(None if v != v else round(float(v), 5) for v in line)] for q, *line in zip(rows, *told)]
+    return [[int(q), *(None if v != v else round(float(v), 4) for v in line)] for q, *line in zip(rows, *told)]
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #a2789a81
 @lru_cache(1)
@@ -100,7 +100,7 @@ def demo_attacks():
 # %% ../../nbs/widgets/80_attack_table.ipynb #0b659fd3
 SIDES = ("own pictures", "nearest wrong")
 WHICHES = ("all queries", "✓ → ✗", "✓ → ✓", "✗ before")
-PIECES, TWIN = 760_000, 40  # bytes of pictures, and queries with pictures, in a twin
+PIECES, TWIN = 850_000, 40  # bytes, and queries with pictures, in a twin
 
 
 @dataclass
@@ -167,16 +167,19 @@ class Lines(TwinWidget):
     def table(self):
         "What is seen, with both distances."
         names = ["clean rank-1", "adversarial rank-1", "own clean", "own adversarial", "wrong clean", "wrong adversarial"]
-        rows = [{"query": v[0], "who": self.people[v[0]], **dict(zip(names, v[1:])), "attack": self.attack, "eps": self.level() or None, "steps": self.steps.get(self.attack), "metric": self.metric} for v in self.seen()]
-        return pd.DataFrame(rows, columns=["query", "who", *names, "attack", "eps", "steps", "metric"])
+        rows = [{"query": v[0], "who": self.people[v[0]], **dict(zip(names, v[1:]))} for v in self.seen()]
+        return pd.DataFrame(rows, columns=["query", "who", *names])
+
+    def note(self):
+        "What is chosen stands in the head of every file."
+        self.about |= {"attack": self.attack, "eps": f"{self.level():g}/255" if self.level() else "its own", "steps": self.steps.get(self.attack, "not said"), "distances": f"{self.metric}, to {self.side}"}
 
     def file(self, suffix):
         if suffix != ".tex":
             return super().file(suffix)
         own, mark = 3 + 2 * SIDES.index(self.side), lambda r: {None: "-", 0: "no", 1: "yes"}.get(r, r)
         rows = [(v[0], self.people[v[0]], mark(v[1]), mark(v[2]), *(("-",) * 3 if v[own] is None else (v[own], v[own + 1], v[own + 1] - v[own]))) for v in self.seen()]
-        about = origin(self) | {"attack": self.attack, "eps": f"{self.level():g}/255" if self.level() else "its own", "steps": self.steps.get(self.attack, "not said"), "distances": f"{self.metric}, to {self.side}"}
-        return latex_text(pd.DataFrame(rows, columns=["query", "who", "clean rank-1", "adversarial rank-1", "d(clean)", "d(adv)", "change"]), about).encode()
+        return latex_text(pd.DataFrame(rows, columns=["query", "who", "clean rank-1", "adversarial rank-1", "d(clean)", "d(adv)", "change"]), origin(self)).encode()
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #d173626a
 class Pictured(Lines):
@@ -194,7 +197,7 @@ class Pictured(Lines):
     def drawn(self, q, quality=92, key=None):
         return [picture_data(p, quality) for p in self.trio(q, key)]
 
-    def open(self):
+    def unfold(self):
         "Send the pictures of the opened line, if it is there."
         q, key = self.opened, self.key(self.opened)
         if 0 <= q < len(self.people) and key not in self.pictures and self.trio(q) is not None:
@@ -213,23 +216,23 @@ class Pictured(Lines):
 
     def kept(self, values):
         "What was computed, the chosen first; pictures of its first queries as they are seen, then of the others, as far as they fit."
-        start, size, pictures = self.key(self.metric) + "|", 0, {}
-        chunks, fits = {}, PIECES
+        start, chunks, weigh = self.key(self.metric) + "|", {}, lambda what: len(json.dumps(what))
+        room = PIECES - weigh(self.people) - len(self.table().to_csv())
         for k in sorted(self.chunks, key=lambda k: not k.startswith(start)):
-            size += 60 * len(self.chunks[k])
-            if size < 400_000 or k.startswith(start):
-                chunks[k] = self.chunks[k]
-        fits -= max(0, size - 60_000) + sum(map(len, self.people))
+            if k.startswith(start) or weigh(self.chunks[k]) < room - 400_000:
+                chunks[k], room = self.chunks[k], room - weigh(self.chunks[k])
         first = list(dict.fromkeys([*([self.opened] if self.opened >= 0 else []), *(v[0] for v in self.seen())]))[:TWIN]
-        for quality in (88, 75, 60, 40, 20):
+        for quality in (88, 70, 50, 30, 15):
             pictures = {self.key(q): self.drawn(q, quality) for q in first if self.trio(q) is not None}
-            if sum(len(p) for trio in pictures.values() for p in trio) <= fits:
+            if weigh(pictures) <= room:
                 break
-        for k in dict.fromkeys(k.rsplit("|", 2)[0] for k in chunks):
-            for q in first:
-                room = fits - sum(len(p) for trio in pictures.values() for p in trio)
-                if room > 40_000 and f"{k}|{q}" not in pictures and self.trio(q, k) is not None:
-                    pictures[f"{k}|{q}"] = self.drawn(q, quality, k)
+        while weigh(pictures) > room and len(pictures) > 1:
+            pictures.popitem()
+        room -= weigh(pictures)
+        for k, q in ((k, q) for k in dict.fromkeys(k.rsplit("|", 2)[0] for k in chunks) for q in first):
+            if room > 60_000 and f"{k}|{q}" not in pictures and self.trio(q, k) is not None:
+                pictures[f"{k}|{q}"] = self.drawn(q, quality, k)
+                room -= weigh(pictures[f"{k}|{q}"])
         return values | {"chunks": chunks, "pictures": pictures, "busy": False}
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #da806ae7
@@ -261,7 +264,7 @@ class Attacking(Pictured):
             finally:
                 self.busy = False
         if wish == (self.attack, self.level()):
-            self.finish(made)
+            self.finish(made, wish)
 
     def work_on(self, wish, made):
         "Attack what is left; `attacked` tells each batch."
@@ -272,33 +275,36 @@ class Attacking(Pictured):
 
         def each(rows, images, changed, values):
             at = begin + np.asarray(rows)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{wish[0]}: NaN or infinite embeddings of attacked queries {at.min()} to {at.max()}: check the pictures that the attack gives back")
             made.values[at], made.images[at] = values, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
             made.done, made.seconds = int(at[-1]) + 1, first + time.perf_counter() - since
             if self.stopped or wish != (self.attack, self.level()):
                 raise Stopped
-            self.fill(made)
+            self.fill(made, wish)
             self.say("loading", f"{wish[0]}: {made.done:,}/{len(query):,} queries, {made.seconds:.1f} s")
 
         together = 512 if "pids" in getattr(attack, "needs", ()) else self.together  # who looks for the farthest person wants many to choose from
         try:
             attacked(part, self.model, attack, size=self.size, protocol=self.protocol, known=SimpleNamespace(embeddings={"query": rest, "gallery": gallery}), together=together, seed=self.seed, each=each)
         except ValueError:
-            if made.done < len(query):  # else all is told: what is left of the queries may have no right picture to be found
-                raise
+            if made.done < len(query) or find_matches(rest.pid, gallery.pid, rest.camid, gallery.camid).row.size:
+                raise  # else all is told, and what was left of the queries has no right picture: a search of its own it is not
 
-    def fill(self, made):
+    def fill(self, made, wish):
         "Lines of the chosen metric for what is done and has none."
-        start = self.key(self.metric)
+        metric = self.metric  # it may change while this runs
+        start = f"{self.attacks.index(wish[0])}|{wish[1]:g}|{metric}"
         have = len(self.lines(start + "|"))
         self.left = len(made.values) - made.done
         if have < made.done:
             query, gallery = self.clean.embeddings["query"], self.clean.embeddings["gallery"]
-            self.grow("chunks", {f"{start}|{have}": lines_of(query, gallery, made.values, range(have, made.done), self.metric, self.protocol)})
-        self.open()
+            self.grow("chunks", {f"{start}|{have}": lines_of(query, gallery, made.values, range(have, made.done), metric, self.protocol)})
+        self.unfold()
 
-    def finish(self, made):
+    def finish(self, made, wish):
         "Say how it stands."
-        self.fill(made)
+        self.fill(made, wish)
         lines, no_model = self.lines(), "No model loaded: pass model=…; stripe colours answer here. " if self.plain else ""
         shares = [100 * np.mean([v[k] for v in lines if v[k] is not None] or [np.nan]) for k in (1, 2)]
         said = f"{self.attack}{f', eps {self.level():g}/255' if self.level() else ''}: Rank-1 {shares[0]:.1f} → {shares[1]:.1f} %, {made.seconds / max(made.done, 1):.2f} s a query"
@@ -339,12 +345,15 @@ class AttackTable(Attacking):
                          eps=level or float(eps[0]), epses=sorted({*map(float, eps), *(e for e in map(own_eps, self.given.values()) if e)}), fixed=[n for n, a in self.given.items() if own_eps(a) is None],
                          people=[f"person {pid}, camera {cam}, {Path(path).name}" for pid, cam, path in zip(people["pid"], people["camid"], people["path"])])
         self.observe(lambda change: self.wished(), ["attack", "eps", "metric"])
+        self.observe(lambda change: self.note(), "side")
+        self.note()
         self.observe(lambda change: self.looked(), "opened")
         self.session.observe(lambda change: self.go(change.new), "query")
         self.compute()
 
     @guard(model=False)
     def wished(self):
+        self.note()
         self.left = 0 if (made := self.made.get((self.attack, self.level()))) is None else len(made.values) - made.done
         self.compute()
 
@@ -353,7 +362,7 @@ class AttackTable(Attacking):
         "A line was opened."
         if self.opened >= 0:
             self.session.query = self.opened
-            self.open()
+            self.unfold()
 
     @guard(model=False)
     def go(self, query):

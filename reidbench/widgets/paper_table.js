@@ -65,11 +65,11 @@ function render(context) {
     const command = page()?.commands[get("asked")], busy = get("running");
     work.hidden = !command && !busy;
     work.replaceChildren(h("code", {}, busy || command || ""), h("div.bar", {}, button("copy", () => navigator.clipboard?.writeText(command)),
-      live ? (busy ? button("cancel", () => ui.ask({ cancel: true })) : button("start", () => ui.ask({ run: get("asked") }))) : null), get("log").length ? h("pre.log", {}, get("log").join("\n")) : "");
+      live ? (busy ? button("cancel", () => ui.ask({ cancel: true })) : button("start", () => ui.ask({ run: get("asked") }))) : null), get("printed").length ? h("pre.log", {}, get("printed").join("\n")) : "");
   }
   watch(["pages", "name", "place", "head", "quoted", "tolerance"], draw);
   watch(["opened"], draw);
-  watch(["asked", "running", "log", "name", "place", "pages"], order);
+  watch(["asked", "running", "printed", "name", "place", "pages"], order);
   return ui.close;
 }
 export default { render };

@@ -178,7 +178,7 @@ class Pages(TwinWidget):
     opened = t.Int(-1).tag(sync=True)                 # line whose runs are shown
     asked = t.Unicode("").tag(sync=True)              # row whose command is shown
     running = t.Unicode("").tag(sync=True)            # the command that runs
-    log = t.List().tag(sync=True)                     # its last lines
+    printed = t.List().tag(sync=True)                     # its last lines
     pages = t.Dict().tag(sync=True)                   # name|place -> title, different, notes, lines, commands
 
     def key(self, name=None, place=None):
@@ -224,7 +224,7 @@ class Pages(TwinWidget):
             size += len(repr(self.pages[key]))
             if size < PIECES or not pages:
                 pages[key] = self.pages[key]
-        return values | {"pages": pages, "running": "", "log": [], "asked": ""}
+        return values | {"pages": pages, "running": "", "printed": [], "asked": ""}
 
 # %% ../../nbs/widgets/85_paper_table.ipynb #d16ae6a3
 class Reading(Pages):
@@ -309,7 +309,7 @@ class PaperTable(Reading):
         words = self.papers.command(self.name, self.place, row)
         if not words:
             raise ValueError(f"{self.name} has no row {row!r} that can be run: {', '.join(self.page()['commands']) or 'none of its rows can'}")
-        self.log, self.running, self.asked, what = [], shlex.join(words), row, f"{self.name}, {row}"
+        self.printed, self.running, self.asked, what = [], shlex.join(words), row, f"{self.name}, {row}"
         self.say("loading", f"{what}: starting…")
         try:
             self.program = Program(words, lambda program: self.heard(program, what), lambda program: self.ended(program, what))
@@ -318,12 +318,12 @@ class PaperTable(Reading):
             raise
 
     def heard(self, program, what):
-        self.log = program.tail()
-        self.say("loading", f"{what}, {time.time() - program.since:.0f} s: {self.log[-1]}")
+        self.printed = program.tail()
+        self.say("loading", f"{what}, {time.time() - program.since:.0f} s: {self.printed[-1]}")
 
     @guard(model=False)
     def ended(self, program, what):
-        self.log, self.running = program.tail(), ""
+        self.printed, self.running = program.tail(), ""
         took = f"{time.time() - program.since:.0f} s"
         if program.stopped:
             self.say("ready", f"{what}: cancelled after {took}; what was finished is kept, run it again to go on")
