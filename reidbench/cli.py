@@ -310,7 +310,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     if extra and plan.jobs:
         base = plan.jobs[0].settings
         changed = settings_from(base, extra)
-        named = {w[2:].partition("=")[0].replace("-", "_") for w in extra if w.startswith("--")}
+        named = [w[2:].partition("=")[0].replace("-", "_") for w in extra if w.startswith("--")]  # in their order: the folder of the records is named by it
         plan = Study(chosen, **given, changes={n: getattr(changed, n) for n in named})
     if not state:
         plan.run(engine, quiet)

@@ -254,14 +254,18 @@ class Attacked:
 def distances(
     query,     # Embeddings
     gallery,   # Embeddings
+    metric="euclidean",  # or "cosine": 1 - cosine
 ):
     "Of each query, with unit vectors: the mean distance to its right pictures and the distance to the nearest wrong one; NaN where there is none."
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"metric is {metric!r}: give 'euclidean' or 'cosine'")
     q, g = (F.normalize(torch.as_tensor(np.asarray(e.values)).float()) for e in (query, gallery))
     matches = find_matches(query.pid, gallery.pid, query.camid, gallery.camid)
     own, wrong = np.full(len(q), np.nan), np.full(len(q), np.nan)
     for a in range(0, len(q), 1024):
         b = min(a + 1024, len(q))
-        d = (2 - 2 * q[a:b] @ g.T).clamp_min(0).sqrt().numpy()
+        d = (1 - q[a:b] @ g.T).clamp_min(0)
+        d = ((2 * d).sqrt() if metric == "euclidean" else d).numpy()
         row, col, out_row, out_col, _ = matches.of(a, b)
         count = np.bincount(row, minlength=b - a)
         own[a:b] = np.divide(np.bincount(row, d[row, col], minlength=b - a), count, out=np.full(b - a, np.nan), where=count > 0)
@@ -298,11 +302,17 @@ class _Arena:
 
     def __init__(self, benchmark, model, attack, side, defence, adaptive, source, size, where, batch):
         self.tables = {"query": benchmark.query, "gallery": benchmark.gallery}
-        self.pixels = {name: Pixels(table, size) for name, table in self.tables.items()}
+        self.size, self.decoded = size, {}
         self.attack, self.side, self.where, self.batch = attack, side, where, batch
         call = frozen(model).to(where) if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule) else model
         self.shown = call if defence is None else lambda images: call(defence(images))
         self.aim = source if source is not None else self.shown if adaptive else call
+
+    def pixels(self, side):
+        "The pictures of a side, decoded when they are first asked for: of a gallery whose embeddings are known, mostly never."
+        if side not in self.decoded:
+            self.decoded[side] = Pixels(self.tables[side], self.size)
+        return self.decoded[side]
 
     def embed(self, images):
         with torch.no_grad():
@@ -310,9 +320,9 @@ class _Arena:
 
     def embeddings(self, side, values=None):
         "All pictures of a side, or given values, as Embeddings."
-        table, pixels = self.tables[side], self.pixels[side]
+        table = self.tables[side]
         if values is None:
-            values = torch.cat([self.embed(pixels.images(rows.tolist())) for rows in torch.arange(len(table)).split(512)]).numpy()
+            values = torch.cat([self.embed(self.pixels(side).images(rows.tolist())) for rows in torch.arange(len(table)).split(512)]).numpy()
         return Embeddings(values, table["pid"].to_numpy(), table["camid"].to_numpy(), table["path"].tolist())
 
     def targets(self):
@@ -329,7 +339,7 @@ class _Arena:
             return None
         other = {"query": "gallery", "gallery": "query"}[self.side] if needed else self.side
         chosen = guides_of(self.tables[self.side].iloc[rows], self.tables[other], count, seed, alone=not needed)
-        return self.pixels[other].images(chosen.flatten().tolist()).unflatten(0, chosen.shape)
+        return self.pixels(other).images(chosen.flatten().tolist()).unflatten(0, chosen.shape)
 
 # %% ../../nbs/attacks/10_base.ipynb #9f1546f1
 def nearest_wrong(
@@ -377,6 +387,7 @@ def attacked(
     together=512,         # pictures that an attack is given at a time (FNA looks for the farthest person among them)
     device=None,          # None: where the model lies, else the best there is
     progress=False,
+    each=None,            # called after every `together` pictures: (rows, clean pictures, attacked ones, their embeddings [n, D]); what it raises ends the run
 ) -> Attacked:
     "Search a benchmark before and under an attack."
     if side not in ("query", "gallery"):
@@ -389,7 +400,7 @@ def attacked(
         arena = _Arena(benchmark, model, attack, side, defence, adaptive, source, size, torch.device(device) if device is not None else lies or pick_device(), batch)
         found = {name: arena.embeddings(name, known and known.embeddings[name].values) for name in ("query", "gallery")}
         stop = nearest_wrong(found["gallery"], found["query"].pid, found["query"].camid) if early_stop else None
-        values, spent, count = _under_attack(arena, found[side].values.copy(), guides, seed, stop, together, progress)
+        values, spent, count = _under_attack(arena, found[side].values.copy(), guides, seed, stop, together, progress, each)
     rank = lambda q, g: (evaluate_reranked if rerank else evaluate)(q, g, protocol)
     changed = {**found, side: arena.embeddings(side, values)}
     said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive, "attacker": _attacker(attack, defence, adaptive, source)}
@@ -402,16 +413,18 @@ def _attacker(attack, defence, adaptive, source):
     return who if defence is None else f"{who} ({name_of(defence)})"
 
 
-def _under_attack(arena, values, guides, seed, stop, together, progress):
+def _under_attack(arena, values, guides, seed, stop, together, progress, each):
     "The embeddings after the attack, the seconds it took, and how many pictures it changed."
     rows, spent, table = arena.targets(), 0.0, arena.tables[arena.side]
     for some in tqdm(np.split(rows, range(together, len(rows), together)), desc=name_of(arena.attack), disable=not progress):
-        images, beside = arena.pixels[arena.side].images(some.tolist()), arena.guides(some, guides, seed)
+        images, beside = arena.pixels(arena.side).images(some.tolist()), arena.guides(some, guides, seed)
         more = {} if stop is None else {"stop": lambda features, at, some=some: stop(features, torch.as_tensor(some)[at])}
         begin = time.perf_counter()
         changed = arena.attack(arena.aim, images.to(arena.where), pids=table["pid"].to_numpy()[some], guides=None if beside is None else beside.to(arena.where), **more)
         spent += time.perf_counter() - begin
         values[some] = arena.embed(changed).numpy()
+        if each is not None:
+            each(some, images, changed, values[some])
     return values, spent, len(rows)
 
 

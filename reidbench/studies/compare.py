@@ -119,14 +119,15 @@ class Results:
     def __init__(
         self,
         table,             # a table's name, or a Table
-        folder,            # of the records: one folder a budget below it
+        folder,            # of the records: one folder a budget below it; or what `read` gives
         on=None,           # the set that took the place of the paper's
         other=None,        # the same for the second of a pair
         budget="paper",    # name, or Budget
     ):
         self.table = table if isinstance(table, Table) else table_by_name(table)
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
-        self.on, self.cells, self.all = on, self.table.cells_for(on, other), read(folder, self.budget)
+        self.on, self.cells = on, self.table.cells_for(on, other)
+        self.all = folder if isinstance(folder, dict) else read(folder, self.budget)
 
     def of(self, cell):
         "{seed: figure} of a cell; of a mean, the mean of its runs where a seed has all."

@@ -3,7 +3,7 @@ import importlib
 
 _PLACES = {"Session": "base", "TwinWidget": "base", "ScoreSlider": "score_slider", "RankedList": "ranked_list", "OcclusionView": "occlusion_view",
            "ActivationView": "activation_view",
-           "TrainingRun": "training_run"}
+           "AttackTable": "attack_table", "PaperTable": "paper_table", "TrainingRun": "training_run"}
 __all__ = list(_PLACES)
 
 
