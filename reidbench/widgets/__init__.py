@@ -3,6 +3,7 @@ import importlib
 
 _PLACES = {"Session": "base", "TwinWidget": "base", "ScoreSlider": "score_slider", "RankedList": "ranked_list", "OcclusionView": "occlusion_view",
            "ActivationView": "activation_view",
+           "DegradationMap": "degradation_map", "QualityHistogram": "quality_histogram",
            "TrainingRun": "training_run"}
 __all__ = list(_PLACES)
 

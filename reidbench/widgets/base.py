@@ -135,18 +135,22 @@ def spaceless(
     text = re.sub(r"^\s*//.*\n|^\s+| // .*$", "", text, flags=re.M)
     spaces = rf"({SAID})| *(?:(!=|[{{(\[,;=:?<>&|*])\s*|([}})\]]) *|(?<=[\w)\]\"'`] )([-+/%]) (?=[\w(\[\"'`$]))"
     text = re.sub(spaces, lambda m: m[1] or m[2] or m[3] or m[4], text)
-    return re.sub(rf"({SAID})|(?<![\w$])\(({WORD})\)(?==>)|;(?=}})", lambda m: m[1] or m[2] or "", text)
+    return re.sub(rf"({SAID})|(?<![\w$])\(({WORD})\)(?==>)|;(?=}})|(?<![\w$.])0(?=\.\d)", lambda m: m[1] or m[2] or "", text)
 
 
 def own_names(
     text,  # spaceless
 ):
     "The variables that a module declares and that are nothing else in it, the most used first."
-    said = re.sub(r"\$\{[^{}]*\}", "", " ".join(re.findall(SAID, text)))
-    other = re.findall(rf"(?<!\.\.)\.({WORD})|({WORD}):|(?<!\$)[{{,]({WORD})(?=[,}}])", text)
-    made = re.findall(rf"(?:const|let|function) ({WORD})|,({WORD})=(?![=>])|\(([\w$,]*)\)=>|({WORD})=>|function {WORD}\(([\w$,]*)\)", text)
-    words, (kept, found) = re.findall(WORD, text), ({w for m in some for part in m for w in re.findall(WORD, part)} for some in (other, made))
-    return sorted((w for w in found - kept - set(re.findall(WORD, said)) if len(w) > 2), key=lambda w: (-words.count(w), w))
+    code, said, open_, keys = re.sub(SAID, "0", text), " ".join(re.findall(SAID, text)), [], set()
+    for m in re.finditer(rf"([{{(\[])|([}})\]])|(?<=[{{,])({WORD})(?=[,}}])", code):
+        if m[1]: open_.append(m[1])
+        elif m[2]: open_.pop()
+        elif open_[-1] == "{": keys.add(m[3])  # {a, b}: a short form of {a: a, b: b}
+    keys |= {w for pair in re.findall(rf"(?<!\.\.)\.({WORD})|({WORD}):", text) for w in pair} | set(re.findall(WORD, re.sub(r"\$\{[^{}]*\}", "", said)))
+    made = re.findall(rf"(?:const|let|function) ({WORD})|,({WORD})=(?![=>])|\(([\w$,]*)\)=>|({WORD})=>|function {WORD}\(([\w$,]*)\)|(?:const|let)\[([\w$,]*)\]", text)
+    words = re.findall(WORD, text)
+    return sorted(({w for m in made for part in m for w in re.findall(WORD, part) if len(w) > 2} - keys), key=lambda w: (-words.count(w), w))
 
 
 def shortened(
