@@ -72,6 +72,19 @@ def test_umap(count):
         assert a.trustworthiness > 0.8
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("width, count", [(1, 12), (2, 12), (30, 12), (5, 4), (5, 200)])
+def test_pca_is_scikit_learns(width, count, metric):
+    from sklearn.decomposition import PCA
+
+    features = np.random.default_rng(0).normal(size=(count, width)) + 1
+    found = project(features, "pca", metric=metric).coordinates
+    known = features / np.linalg.norm(features, axis=1, keepdims=True) if metric == "cosine" else features
+    expected = PCA(min(2, width)).fit_transform(known)
+    apart = lambda points: ((points[:, None] - points) ** 2).sum(2)
+    assert found.shape == (count, 2) and np.allclose(apart(found), apart(expected))
+
+
 def test_embeddings_bring_their_people():
     features, which = clusters(12)
     found = project(Embeddings(features.astype(np.float32), which, which + 1, [f"somewhere/{i}.png" for i in range(12)]))
@@ -126,7 +139,7 @@ def test_far_apart_takes_the_farthest():
     (np.random.rand(9, 3), {"perplexity": 9}, "below the number of points, 9; got 9"),
     (np.random.rand(9, 3), {"method": "umap", "neighbours": 30}, "neighbours is about the neighbours"),
     (np.random.rand(9, 3), {"perplexity": 0}, "at least 1"),
-    (np.random.rand(9, 3), {"method": "pca"}, "there are tsne, umap"),
+    (np.random.rand(9, 3), {"method": "isomap"}, "there are tsne, umap, pca"),
     (np.random.rand(9), {}, r"must be numbers \[N, D\]"),
     (np.array([["a"] * 3] * 9), {}, "must be numbers"),
     (np.random.rand(9, 3), {"people": pd.DataFrame(dict(pid=[1, 2]))}, "2 rows for 9 features"),

@@ -3,7 +3,8 @@ import importlib
 
 _PLACES = {"Session": "base", "TwinWidget": "base", "ScoreSlider": "score_slider", "RankedList": "ranked_list", "OcclusionView": "occlusion_view",
            "ActivationView": "activation_view",
-           "AttackTable": "attack_table", "PaperTable": "paper_table", "TrainingRun": "training_run"}
+           "DegradationMap": "degradation_map", "QualityHistogram": "quality_histogram", "AttackTable": "attack_table",
+           "PaperTable": "paper_table", "TrainingRun": "training_run", "Workbench": "workbench"}
 __all__ = list(_PLACES)
 
 

@@ -326,6 +326,7 @@ class AttackTable(Attacking):
         protocol="market",   # or "cuhk03-new"
         together=16,         # queries between two looks
         seed=0,              # of guides
+        begin=True,          # attack at once; False: when it is asked for
         session=None, about=None,
     ):
         if protocol not in ("market", "cuhk03-new"):
@@ -349,7 +350,10 @@ class AttackTable(Attacking):
         self.note()
         self.observe(lambda change: self.looked(), "opened")
         self.session.observe(lambda change: self.go(change.new), "query")
-        self.compute()
+        if begin:
+            return self.compute()
+        self.left = len(people)
+        self.say("ready", f"{self.attack} on {len(people):,} queries: not begun yet")
 
     @guard(model=False)
     def wished(self):

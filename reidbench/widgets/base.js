@@ -43,7 +43,7 @@ function drawn(root) {
   c.textBaseline = "middle";
   for (const e of root.querySelectorAll("*:not(option)")) {
     const r = e.getBoundingClientRect(), s = getComputedStyle(e), x = r.x - box.x, y = r.y - box.y, line = parseFloat(s.borderTopWidth);
-    if (!r.width || s.visibility === "hidden" || e.closest("select,button,input")) continue;
+    if (!r.width || s.visibility === "hidden" || e.closest("select,input,button:not(.rb-key)")) continue;
     c.globalAlpha = +s.opacity;
     c.fillStyle = s.backgroundColor; c.fillRect(x, y, r.width, r.height);
     if (/IMG|CANVAS/.test(e.tagName)) { c.imageSmoothingEnabled = s.imageRendering !== "pixelated"; c.drawImage(e, x + line, y + line, r.width - 2 * line, r.height - 2 * line); }

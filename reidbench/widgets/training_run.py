@@ -50,7 +50,7 @@ from reidbench.methods.baseline import small, train
 from reidbench.train.loop import Interrupted
 place, folder = sys.argv[1:]
 print("rendering sixteen people to learn from ...", flush=True)
-people = benchmarks.load("street", root=place, identities=32, images=2, progress=False)
+people = benchmarks.load("street", root=place, identities=32, images=2, overwrite=True, progress=False)
 try:
     run = train(people, small(epochs=6, p=8, evaluate_every=2), folder=folder, quiet=True)
 except Interrupted as stop:
