@@ -66,13 +66,13 @@ function frame({ model, el }) {
   const get = (name) => model.get(name), live = get("live"), waiting = new Map(), body = h("div.body"), heard = [], watchers = {};
   const demo = h("span.demo", {}, "demo data"), title = h("strong.title"), status = h("span.status", { role: "status" }), tools = h("span.tools");
   const copy = h("button.quiet", { onclick: () => navigator.clipboard?.writeText(get("details")) }, "copy details");
-  const root = h("section.widget", {}, h("header.head", {}, title, demo), body, h("footer.foot", {}, status, copy, tools));
+  const root = h("section.widget." + get("css"), {}, h("header.head", {}, title, demo), body, h("footer.foot", {}, status, copy, tools));
   const say = (state, text) => { status.dataset.state = state; status.textContent = text; copy.hidden = state !== "error" || !get("details"); };
   const on = (event, call) => { model.on(event, call); heard.push([event, call]); };
   const watch = (names, call) => { for (const n of names) { on("change:" + n, call); (watchers[n] ??= []).push(call); } call(); };
   const set = (name, value) => { model.set(name, value); model.save_changes(); };
   const ask = (question) => new Promise((resolve) => {
-    const id = Math.random(), late = setTimeout(say, 10000, "error", "no answer from the kernel for 10 s: it is busy, or it was stopped");
+    const id = Math.random(), late = setTimeout(say, 10000, "error", "no answer from the kernel for 10 s: it is busy, or stopped");
     waiting.set(id, (...answer) => { clearTimeout(late); resolve(answer); });
     model.send({ ...question, id });
   });

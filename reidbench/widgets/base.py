@@ -184,9 +184,9 @@ def module(
 
 @functools.lru_cache(None)
 def style(name):
-    "The widget's style sheet: what all share, then its own if it has one."
+    "The widget's style sheet: what all share, then its own if it has one, nested under its class."
     own = HERE.joinpath(f"{name}.css")
-    return _text("base.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
+    return _text("base.css") + (f".rb-{name} {{\n{own.read_text(encoding='utf-8')}}}\n" if own.is_file() else "")
 
 # %% ../../nbs/widgets/20_base.ipynb #6481e16b
 class StatedWidget(anywidget.AnyWidget):
@@ -320,6 +320,7 @@ class TwinWidget(StatedWidget):
     "The base of every widget: a subclass names its `.js`, and gives `picture()` and `table()`."
     js, leave = None, ()  # its text, the file NAME.js beside this module; traits that a twin leaves out
     exports = t.List(["html", "csv"]).tag(sync=True)
+    css = t.Unicode().tag(sync=True)  # its own style is for elements of this class alone: several widgets share a page
 
     def __init_subclass__(cls, **options):
         if cls.__dict__.get("js"):
@@ -327,7 +328,7 @@ class TwinWidget(StatedWidget):
         super().__init_subclass__(**options)
 
     def __init__(self, session=None, about=None, **traits):
-        super().__init__(session, about, **traits)
+        super().__init__(session, about, css=self.js or "", **traits)
         self.on_msg(lambda widget, content, buffers: self.answer(content))
 
     def picture(self):

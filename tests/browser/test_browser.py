@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = [p for p in sorted((Path(__file__).resolve().parents[2] / "nbs").rglob("*.ipynb")) if "reidbench-twin" in p.read_text()]
+PAGES = [p for p in sorted((Path(__file__).resolve().parents[2] / "nbs").rglob("*.ipynb")) if "data-twin=" in p.read_text()]
 
 # From the key press to the picture on the screen: the listener hears keydown before the widget does, and waits until the new picture is decoded
 # (refused where the next key has put in another meanwhile: that one is waited for then, and a picture that is broken for good shows as a missing figure).
