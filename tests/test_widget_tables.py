@@ -113,11 +113,13 @@ def test_session_is_followed_and_set(colours):
 
 def test_queries_without_a_match_have_no_figure(colours):
     query = colours.query.copy()
-    query.loc[0, "pid"] = 999
+    query.loc[0, "pid"], query.loc[len(query) - 1, "pid"] = 999, -1
     table = AttackTable(stripes, replace(colours, query=query), {"it": LTA(**WEAK)}, size=SIZE, together=1).wait()
-    assert table.state == "ready" and table.lines()[0][1:5] == [None] * 4 and table.lines()[1][3] is not None
+    assert table.state == "ready" and table.lines()[0][1:5] == [None] * 4 and table.lines()[0][6] is None and table.lines()[1][3] is not None and not table.left
+    table.opened = 0
+    assert table.wait().trio(0) is None and not table.pictures and table.state == "ready"  # it was not attacked: there is nobody to hide from
     table.sort, table.falling = 3, True
-    assert table.seen()[-1][0] == 0  # last, whichever way it is sorted
+    assert [v[0] for v in table.seen()[-2:]] == [0, len(query) - 1]  # last, whichever way it is sorted
     assert table.file(".tex").decode().count("999") == 1 and "NaN" not in table.static_html()
 
 
@@ -146,10 +148,8 @@ def test_twin_holds_forty_rows_and_no_markup(noisy, tmp_path):
 def test_wrong_arguments_are_named(colours):
     with pytest.raises(ValueError, match="give a dict of one or more names"):
         AttackTable(stripes, colours, {"it": "LTA"})
-    junk = colours.query.copy()
-    junk.loc[0, "pid"] = -1
-    with pytest.raises(ValueError, match="queries with pid -1"):
-        AttackTable(stripes, replace(colours, query=junk))
+    with pytest.raises(ValueError, match="needs 'market' or 'cuhk03-new'"):
+        AttackTable(stripes, colours, protocol="single-gallery-shot")
 
 
 # -- papers ------------------------------------------------------------------------------------------------------------

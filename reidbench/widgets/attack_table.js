@@ -38,7 +38,7 @@ function render(context) {
   const toggle = (q) => set("opened", get("opened") === q ? -1 : q);
   function collect() {
     const s = start() + get("metric") + "|", own = 3 + 2 * get("sides").indexOf(get("side")), steps = get("steps")[get("attack")], eps = level() || null;
-    rows = Object.entries(get("chunks")).flatMap(([k, c]) => (k.startsWith(s) ? c : [])).map((v) => [v[0], v[1], v[2], v[own], v[own + 1], v[own] === null ? null : v[own + 1] - v[own], eps, steps]);
+    rows = Object.entries(get("chunks")).flatMap(([k, c]) => (k.startsWith(s) ? c : [])).map((v) => [v[0], v[1], v[2], v[own], v[own + 1], v[own + 1] === null ? null : v[own + 1] - v[own], eps, steps]);
     sift();
   }
   function sift() {
@@ -63,10 +63,10 @@ function render(context) {
   }
   function open() {
     const q = get("opened"), v = rows.find((r) => r[0] === q), p = get("pictures")[start() + q];
-    const figure = (i, name, text) => h("figure.figure", {}, h("img.shot", { alt: name, src: p[i] }), h("span.caption", {}, name), h("span.caption", {}, text));
+    const figure = (i, name, text) => h("figure.figure", {}, h("img.shot", { alt: name, src: p[i] }), ...[name, text].map((t) => h("span.caption", {}, t)));
     const said = (i) => `${mark(v[i])} ${number(v[i + 2])}`;
     card.hidden = q < 0;
-    card.replaceChildren(h("strong", {}, "query " + q), h("div.caption", {}, get("people")[q] ?? ""), !v ? "not attacked yet" : !p ? (live ? "…" : "no pictures of it in this copy")
+    card.replaceChildren(h("strong", {}, "query " + q), h("div.caption", {}, get("people")[q] ?? ""), !v || v[2] === null ? "not attacked" : !p ? (live ? "…" : "no pictures of it in this copy")
       : h("div.row", {}, figure(0, "clean", said(1)), figure(1, "adversarial", said(2)), figure(2, "change × 10", "grey: none")));
   }
   watch(["chunks", "attack", "eps", "metric", "side"], collect);

@@ -106,8 +106,9 @@ PIECES, TWIN = 850_000, 40  # bytes, and queries with pictures, in a twin
 @dataclass
 class Made:
     "What one attack at one eps has done so far."
-    values: np.ndarray   # [Q, D]: embeddings of the attacked queries
+    values: np.ndarray   # [Q, D]: embeddings of the attacked queries, of the others the clean ones
     images: np.ndarray   # uint8 [Q, 3, H, W], in a file that the system removes
+    changed: np.ndarray  # bool [Q]: was attacked (who has no right picture is not)
     done: int = 0        # queries, from the first
     seconds: float = 0.0
 
@@ -159,7 +160,7 @@ class Lines(TwinWidget):
         "The lines as the table shows them: filtered, then sorted; what is not there stands last."
         own, which, text = 3 + 2 * SIDES.index(self.side), WHICHES.index(self.which), self.filter.lower()
         keep = lambda v: (which == 0 or (v[1] == 0 if which == 3 else v[1] == 1 and v[2] == which - 1)) and text in f"{v[0]} {self.people[v[0]]}".lower()
-        change = lambda v: None if v[own] is None else v[own + 1] - v[own]
+        change = lambda v: None if None in v[own:own + 2] else v[own + 1] - v[own]
         value = lambda v: (v[0], v[1], v[2], v[own], v[own + 1], change(v), 0, 0)[self.sort]
         order = lambda v: (value(v) is None, 0 if value(v) is None else -value(v) if self.falling else value(v), v[0])
         return sorted(filter(keep, self.lines()), key=order)
@@ -178,7 +179,7 @@ class Lines(TwinWidget):
         if suffix != ".tex":
             return super().file(suffix)
         own, mark = 3 + 2 * SIDES.index(self.side), lambda r: {None: "-", 0: "no", 1: "yes"}.get(r, r)
-        rows = [(v[0], self.people[v[0]], mark(v[1]), mark(v[2]), *(("-",) * 3 if v[own] is None else (v[own], v[own + 1], v[own + 1] - v[own]))) for v in self.seen()]
+        rows = [(v[0], self.people[v[0]], mark(v[1]), mark(v[2]), *("-" if d is None else d for d in (v[own], v[own + 1], None if None in v[own:own + 2] else v[own + 1] - v[own]))) for v in self.seen()]
         return latex_text(pd.DataFrame(rows, columns=["query", "who", "clean rank-1", "adversarial rank-1", "d(clean)", "d(adv)", "change"]), origin(self)).encode()
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #d173626a
@@ -189,7 +190,7 @@ class Pictured(Lines):
         "Clean, adversarial, ten times the change: None where the query was not attacked."
         index, level = (key or self.key()).split("|")[:2]
         made = self.made.get((self.attacks[int(index)], float(level)))
-        if made is None or q >= made.done:
+        if made is None or not made.changed[q]:
             return None
         before, after = Pixels(self.benchmark.query.iloc[[q]], self.size).array[0], np.asarray(made.images[q])
         return [torch.from_numpy(before).float() / 255, torch.from_numpy(after).float() / 255, change_of(before, after)]
@@ -252,7 +253,7 @@ class Attacking(Pictured):
             self.clean = attacked(self.benchmark, self.model, untouched, size=self.size, protocol=self.protocol)
         query = self.clean.embeddings["query"]
         if wish not in self.made:
-            self.made[wish] = Made(np.full(query.values.shape, np.nan, np.float32), spare((len(query), 3, *self.size)))
+            self.made[wish] = Made(query.values.copy(), spare((len(query), 3, *self.size)), np.zeros(len(query), bool))
         made = self.made[wish]
         self.left = len(query) - made.done
         if self.left:
@@ -277,7 +278,7 @@ class Attacking(Pictured):
             at = begin + np.asarray(rows)
             if not np.isfinite(values).all():
                 raise ValueError(f"{wish[0]}: NaN or infinite embeddings of attacked queries {at.min()} to {at.max()}: check the pictures that the attack gives back")
-            made.values[at], made.images[at] = values, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
+            made.values[at], made.changed[at], made.images[at] = values, True, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
             made.done, made.seconds = int(at[-1]) + 1, first + time.perf_counter() - since
             if self.stopped or wish != (self.attack, self.level()):
                 raise Stopped
@@ -285,11 +286,9 @@ class Attacking(Pictured):
             self.say("loading", f"{wish[0]}: {made.done:,}/{len(query):,} queries, {made.seconds:.1f} s")
 
         together = 512 if "pids" in getattr(attack, "needs", ()) else self.together  # who looks for the farthest person wants many to choose from
-        try:
+        if find_matches(rest.pid, gallery.pid, rest.camid, gallery.camid).row.size:  # else nobody is left who could be found
             attacked(part, self.model, attack, size=self.size, protocol=self.protocol, known=SimpleNamespace(embeddings={"query": rest, "gallery": gallery}), together=together, seed=self.seed, each=each)
-        except ValueError:
-            if made.done < len(query) or find_matches(rest.pid, gallery.pid, rest.camid, gallery.camid).row.size:
-                raise  # else all is told, and what was left of the queries has no right picture: a search of its own it is not
+        made.done = len(query)
 
     def fill(self, made, wish):
         "Lines of the chosen metric for what is done and has none."
@@ -299,7 +298,8 @@ class Attacking(Pictured):
         self.left = len(made.values) - made.done
         if have < made.done:
             query, gallery = self.clean.embeddings["query"], self.clean.embeddings["gallery"]
-            self.grow("chunks", {f"{start}|{have}": lines_of(query, gallery, made.values, range(have, made.done), metric, self.protocol)})
+            lines = lines_of(query, gallery, made.values, range(have, made.done), metric, self.protocol)
+            self.grow("chunks", {f"{start}|{have}": [v if made.changed[v[0]] else [*v[:2], None, v[3], None, v[5], None] for v in lines]})
         self.unfold()
 
     def finish(self, made, wish):
@@ -336,8 +336,6 @@ class AttackTable(Attacking):
             raise ValueError("attacks: give a dict of one or more names with what is called as attack(embed, images, pids=None, guides=None)")
         self.model, self.plain, demo = stripes if model is None else model, model is None, benchmark is None
         self.benchmark = demo_benchmark()[0] if demo else benchmark
-        if (self.benchmark.query["pid"] < 0).any():
-            raise ValueError(f"{self.benchmark.name}: queries with pid -1 cannot be searched: leave them out of the benchmark's query table")
         self.size = tuple(size or ((128, 64) if demo else getattr(model, "size", None) or (256, 128)))
         self.protocol, self.together, self.seed, self.clean, self.made, self.stopped = protocol, together, seed, None, {}, False
         first, people = next(iter(self.given)), self.benchmark.query

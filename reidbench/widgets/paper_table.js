@@ -32,7 +32,7 @@ function render(context) {
     shown = [];
     for (const [i, v] of (p?.lines ?? []).entries()) {
       if ((head !== "all" && v[COLUMN] !== head) || (v[QUOTED] && !get("quoted"))) continue;
-      if (v[ROW] !== shown.at(-1)?.[1][ROW]) body.push(h("tr.rowhead", {}, h("th", { colSpan: 5 }, v[ROW]), h("th", {}, p.commands[v[ROW]] ? button("run this row", () => set("asked", v[ROW])) : null)));
+      if (v[ROW] !== shown.at(-1)?.[1][ROW]) body.push(h("tr.rowhead", {}, h("th", { colSpan: 5 }, v[ROW]), h("th", {}, p.commands[v[ROW]] ? button(live ? "run this row" : "its command", () => set("asked", v[ROW])) : null)));
       const k = shown.push([i, v]) - 1;
       body.push(h("tr", { tabIndex: k === at ? 0 : -1, ariaSelected: get("opened") === i, onclick: () => { at = k; toggle(i); }, onkeydown: keyed },
         h("td", {}, v[COLUMN]), h("td", {}, v[METRIC]), h("td", {}, tidy(v[PAPER]) + (v[DOUBT] && v[PAPER] !== null ? " †" : "")), here(v), gap(v), h("td.quiet", {}, remark(v))));

@@ -291,6 +291,7 @@ class PaperTable(Reading):
         for what, value, known in (("table", name, names), ("place", place, places)):
             if value is not None and value not in known:
                 raise ValueError(f"no {what} {value!r}: there are {', '.join(known)}")
+        about = {**({} if papers is None else {"data": "the records that it names"}), **(about or {})}
         super().__init__(session, about, title="Paper table", demo=papers is None, name=name or names[0], names=names, place=place or places[-1], places=places, tolerance=tolerance, exports=["html", "csv", "tex"])
         self.observe(lambda change: self.changed(), ["name", "place"])
         self.observe(lambda change: self.tell(), ["tolerance", "quoted", "head"])
