@@ -186,7 +186,8 @@ class Rendering(Frames):
     def begin(self):
         "The picture's own score, then the frames."
         self.estimate()
-        if self.estimated >= 0:
+        self.begun = self.score
+        if self.estimated >= 0 and self.score == self.stood:  # else it was moved meanwhile: that counts
             self.score = self.estimated
         self.fill()
 
@@ -225,7 +226,7 @@ class ScoreSlider(Rendering):
     def show(self, image=None):
         "Take another picture (a path, an image, a tensor); None: the sample person."
         picture = sample_person() if image is None else load_picture(image, self.size)
-        self.source, self.original, self.frames, self.rendered = picture, picture_data(picture), {}, {}
+        self.begun, self.stood, self.source, self.original, self.frames, self.rendered = None, self.score, picture, picture_data(picture), {}, {}
         self.say("loading", "Rendering…")
         self.begin()
 
@@ -235,6 +236,12 @@ class ScoreSlider(Rendering):
         if self.source is not None:
             self.estimate()
             self.moved()
+
+    begun = None  # the score it began at, once the picture's own is known
+
+    def as_it_is(self):
+        "Whether the slider stands where the picture itself does."
+        return self.begun is None or abs(self.score - (self.estimated if self.estimated >= 0 else self.begun)) < 0.5
 
     @guard(model=False)
     def moved(self):

@@ -240,7 +240,7 @@ class Linked(Parts):
         g, key = self._tried, self.slider.key()
         if g is None or self.slider.source is None:
             return
-        if abs(self.slider.score - self.slider.estimated) < 0.5:  # as it is
+        if self.slider.as_it_is():
             if self._pushed is not None:
                 self._pushed = None
                 self.ranked.restore()
