@@ -190,7 +190,7 @@ class Pictured(Lines):
         "Clean, adversarial, ten times the change: None where the query was not attacked."
         index, level = (key or self.key()).split("|")[:2]
         made = self.made.get((self.attacks[int(index)], float(level)))
-        if made is None or not made.changed[q]:
+        if made is None or not made.changed[q:q + 1].any():
             return None
         before, after = Pixels(self.benchmark.query.iloc[[q]], self.size).array[0], np.asarray(made.images[q])
         return [torch.from_numpy(before).float() / 255, torch.from_numpy(after).float() / 255, change_of(before, after)]
