@@ -176,6 +176,14 @@ def test_a_mask_of_another_length_is_refused():
     assert chart.state == "error" and "1 bytes for 5 points" in chart.status
 
 
+def test_columns_that_are_no_names():
+    "Boxes, paths and frames of a person table are not offered to colour or to split by."
+    table = pd.DataFrame(dict(path=[f"{k}.png" for k in range(90)], pid=np.arange(90) % 45, box=[[k, 0, 5, 9] for k in range(90)], frame=range(90), view=["back", "front", "side"] * 30, gamma=np.linspace(1, 2, 90)))
+    chart, histogram = DegradationMap(positions=cloud(90), people=table, images=crops(90)).wait(), QualityHistogram(np.arange(90), table)
+    assert [c["name"] for c in chart.columns] == ["pid", "view", "gamma"] and histogram.splits == ["nothing", "pid", "view"]
+    assert "positions hold NaN" in DegradationMap(positions=[[0, 1], [np.nan, 2]]).status
+
+
 @pytest.mark.parametrize("suffix", ["png", "html", "csv", "json", "tex"])
 def test_files(tmp_path, suffix):
     chart = DegradationMap(positions=cloud(9), people=pd.DataFrame(dict(pid=range(9)))).wait()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'UNKNOWN', 'STEPS', 'SIZE', 'SHEET', 'ROOM', 'PALETTE', 'looks', 'demo_crops', 'coded', 'placed', 'finite',
            'numbers_of', 'laid', 'packed', 'Points', 'twin_points', 'marker', 'drawn_map', 'Laying', 'Following',
-           'sources_of', 'columns_of', 'DegradationMap']
+           'sources_of', 'few', 'columns_of', 'DegradationMap']
 
 # %% ../../nbs/widgets/70_degradation_map.ipynb #41c2f9ce
 import base64
@@ -396,6 +396,17 @@ def sources_of(
     return found, None
 
 
+def few(
+    values,  # a column
+    most,    # different values
+):
+    "Whether a column has few values, so that its names can stand in a list; one of lists or dicts has not."
+    try:
+        return values.nunique() <= most
+    except TypeError:
+        return False
+
+
 def columns_of(
     people,   # DataFrame, N rows
     columns,  # names, or None
@@ -403,7 +414,7 @@ def columns_of(
     "The columns to colour by."
     if columns is None:
         first = [c for c in ("kind", "score", "camid", "pid") if c in people]
-        columns = first + [c for c in people if c not in (*first, "path") and (is_float_dtype(people[c]) or people[c].nunique() <= 40)]
+        columns = first + [c for c in people if c not in (*first, "path") and (is_float_dtype(people[c]) or few(people[c], 40))]
     lost = [c for c in columns if c not in people]
     if lost:
         raise ValueError(f"no column {lost[0]!r} to colour by; there are {', '.join(map(str, people.columns)) or 'none, since no person table was given'}")
@@ -457,6 +468,7 @@ class DegradationMap(Following):
     def choose_rows(self, total, ready):
         "The rows that can be laid out, and a sentence on the others."
         good, self.lost = finite(self.sources)
+        self.lost = self.lost.replace("features", "positions") if ready else self.lost
         self.where = np.flatnonzero(good)
         if self.lost and len(self.where):
             self.lost += ": left out"

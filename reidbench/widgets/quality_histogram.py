@@ -17,7 +17,7 @@ import traitlets as t
 from PIL import Image, ImageDraw, ImageFont
 
 from .base import TwinWidget, guard
-from .degradation_map import demo_crops
+from .degradation_map import demo_crops, few
 
 # %% ../../nbs/widgets/75_quality_histogram.ipynb #61c8f1f1
 FINE, CHOICES = 100, [10, 20, 25, 50, 100]
@@ -187,7 +187,7 @@ class QualityHistogram(Counts):
         low, high = limits(self.scores[good])
         self.steps, self.numbers = fine(self.scores[good], low, high), {NONE: grouped(None)}
         for name in self.table_of:
-            if name not in ("path", "score") and self.table_of[name].nunique() <= 60:
+            if name not in ("path", "score") and few(self.table_of[name], 60):
                 self.numbers[str(name)] = grouped(self.table_of[name].iloc[self.where], name)
         if split is not None and split not in self.numbers:
             raise ValueError(f"no column {split!r} to split by; there are {', '.join(list(self.numbers)[1:]) or 'none, since no groups were given'}")
