@@ -313,7 +313,7 @@ def whole(four, tmp_path_factory):
 
 def test_what_a_run_leaves(whole, four):
     folder, run = whole
-    assert {p.name for p in folder.iterdir()} == {"baseline", "mining", "checkpoint", "training.json", "record.json", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"baseline", "mining", "checkpoint", "training.json", "record.json", "model.safetensors", "events.jsonl", "preview.jpg"}
     kept = Record.load(folder / "record.json")
     assert kept.metrics == run.record.metrics and kept.name == "aos" and kept.settings["strategy"] == "sampling" and kept.surroundings["mining"]["images/s"] > 0
     assert same(load_identity(folder / "model.safetensors").state_dict(), weights(run)) and not run.model.training

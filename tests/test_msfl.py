@@ -266,3 +266,14 @@ def test_defaults_are_the_papers():
     s = MSFLSettings()
     assert (s.p, s.k, s.size, s.resize_crop, s.lr, s.milestones, s.epochs, s.smoothing, s.last_stride, s.embedding, s.levels, s.blocks, s.stages, s.q) == (16, 4, (256, 128), 1.125, 3.5e-4, (40, 70), 120, 0.0, 2, 512, (1, 2, 3, 4), (3, 2, 1, 0), ("layer1", "layer2"), 2.0)
     assert {f.name for f in fields(s)} >= set(FIELDS["msfl"]) - {"pyramid"}
+
+
+def test_the_frozen_pyramid_keeps_its_methods():
+    from reidbench.nets.backbones import frozen
+
+    for levels in ((4,), (1, 2, 3, 4)):
+        net = PyramidNet("resnet10", 3, levels, width=16, middle=8, embedding=16).eval()
+        images = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+        fast = frozen(net)
+        with torch.no_grad():
+            assert torch.allclose(fast.embed(images), net.embed(images), atol=1e-4) and torch.allclose(fast.logits(images), net.logits(images), atol=1e-4)

@@ -106,7 +106,7 @@ def test_every_cell_has_its_record(unbroken, sets):
 def test_killed_anywhere_ends_the_same(unbroken, sets, tmp_path, root):
     "SIGKILL at the first checkpoint, at the first record, in the second seed; then to the end."
     folder = tmp_path / "study"
-    wanted = [lambda: list(folder.rglob("checkpoint/*")), lambda: list(folder.rglob("records/*/*.json")), lambda: len(list(folder.rglob("records/*/*.json"))) == 2 and list(folder.rglob("*seed1/checkpoint/*"))]
+    wanted = [lambda: list(folder.glob("trainings/*/checkpoint/*")), lambda: list(folder.glob("records/*/*.json")), lambda: len(list(folder.glob("records/*/*.json"))) == 2 and list(folder.glob("trainings/*seed1/checkpoint/*"))]
     for seen in wanted:
         process = subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.DEVNULL)
         end = time.time() + 120
@@ -152,7 +152,7 @@ def test_a_cluster_of_two_nodes_and_a_killed_worker(unbroken, sets, tmp_path, ro
         cluster.add_node(num_cpus=1, object_store_memory=150_000_000, include_dashboard=False)
 
     def kill():
-        while not list(folder.rglob("checkpoint/*")):
+        while not list(folder.glob("trainings/*/checkpoint/*")):
             time.sleep(0.005)
         workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::_on_a_worker" in " ".join(p.info["cmdline"] or [])]
         killed.append(workers[0].pid)

@@ -175,7 +175,7 @@ def _fold(module):
     "Fold batch norms into convolutions wherever torch.fx can follow the code; descend where it cannot."
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         return module
-    if not isinstance(module, (nn.ModuleDict, nn.ModuleList, Backbone)):
+    if not isinstance(module, (nn.ModuleDict, nn.ModuleList, Backbone)) and not hasattr(module, "embed"):  # a graph has no methods beside its forward
         try:
             return fuse(module)
         except Exception:  # fx names many kinds of untraceable code; unfolded children are still right

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from ..core.record import plain
 from ..core.show import OKABE_ITO
-from ..train.watch import DIARY, RUN, Watch, alive, launch, log_tail, stop, told
+from ..train.watch import DIARY, RUN, Watch, alive, files_named, launch, log_tail, stop, told
 from .base import HERE, TwinWidget, guard
 from .parts import data_address
 
@@ -33,7 +33,7 @@ def find_runs(
 ):
     "Names of the runs in a folder, newest first: what was launched as a whole, else each folder with a diary."
     folder, found = Path(folder), {}
-    for file in folder.rglob(DIARY):
+    for file in files_named(folder, DIARY):
         above = [p for p in file.parents if p.is_relative_to(folder) and (p / RUN).is_file()]
         run = above[-1] if above else file.parent
         name = str(run.relative_to(folder))
@@ -92,7 +92,7 @@ class Told(TwinWidget):
     def file(self, suffix):
         if suffix != ".jsonl":
             return super().file(suffix)
-        return b"".join(f.read_bytes() for f in sorted((self.folder / self.run).rglob(DIARY))) if self.run else b""
+        return b"".join(f.read_bytes() for f in files_named(self.folder / self.run, DIARY)) if self.run else b""
 
     def kept(self, values):
         return values | {"runs": [], "alive": False, "startable": False, "resumable": False}

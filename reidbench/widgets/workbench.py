@@ -361,7 +361,7 @@ class Workbench(Headed):
         adjusters, look = self.adjusters or {}, lambda images: self.models[self.ranked.model](images)
         maps = None
         if module is not None:
-            layer = find_layers(module, torch.rand(1, 3, *self.size))[-1]
+            layer = find_layers(module, torch.full((1, 3, *self.size), 0.5))[-1]
             maps = lambda images: activation_map(module, images.to(where_is(module)), layer).float().cpu()
         self.ranked = RankedList(self.found, maps=maps, **common)
         query, gallery = next(iter(self.found.values()))
