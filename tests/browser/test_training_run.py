@@ -51,9 +51,9 @@ STAND_IN = textwrap.dedent("""
     from reidbench.train.watch import Diary
     folder, diary = Path(sys.argv[1]), Diary(sys.argv[1], every=0.2)
     start = json.loads((folder / "at.json").read_text()) if (folder / "at.json").exists() else 0
-    diary.add("begin", title="stand-in", epochs=400, steps=10, epoch=start, step=0, curves={"loss": [1.0] * start})
+    diary.add("begin", title="stand-in", epochs=4000, steps=10, epoch=start, step=0, curves={"loss": [1.0] * start})
     with ctrl_c() as pressed:
-        for epoch in range(start, 400):
+        for epoch in range(start, 4000):
             for step in range(10):
                 time.sleep(0.03)
                 diary.often("step", lambda: {"epoch": epoch, "step": step, "steps": 10, "values": {"loss": 0.5}, "rate": 33.0, "left": 1.0})
@@ -77,7 +77,7 @@ def test_in_lab(notebook, tmp_path):
     assert stop.is_disabled() and resume.is_disabled()
     start.focus()
     page.keyboard.press("Enter")
-    reached = "([w, least]) => +(w.querySelector('[role=status]').textContent.match(/stand-in, epoch (\\d+)\\/400/)?.[1] ?? 0) >= least"
+    reached = "([w, least]) => +(w.querySelector('[role=status]').textContent.match(/stand-in, epoch (\\d+)\\/4000/)?.[1] ?? 0) >= least"
     page.wait_for_function(reached, arg=[widget.element_handle(), 3])
     assert start.is_disabled() and stop.is_enabled()
     seen = widget.get_by_role("status").inner_text()
