@@ -80,6 +80,15 @@ def answers(url, process, seconds=90):
     raise TimeoutError(f"{url} did not answer within {seconds} s")
 
 
+def end(process):
+    "Ask a server to end; after 20 s it is ended."
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    if process.poll() is None:
+        process.kill()
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
     "A running JupyterLab: (its address, the folder it shows)."
@@ -98,11 +107,7 @@ def lab(tmp_path_factory):
         answers(f"http://127.0.0.1:{port}/api/status", process)
         yield f"http://127.0.0.1:{port}", folder
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        if process.poll() is None:
-            process.kill()
+        end(process)
 
 
 CELLS = "window.jupyterapp?.shell.currentWidget?.content?.model?.cells"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Tab, free_port
+from conftest import ROOT, Tab, end, free_port
 
 NOTEBOOK = ROOT / "nbs" / "workbench.ipynb"
 SAYS = "([w, text]) => w.textContent.includes(text)"
@@ -82,11 +82,7 @@ def app(tmp_path_factory):
     try:
         yield f"http://127.0.0.1:{port}/", process, home / "voila.log"
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        if process.poll() is None:
-            process.kill()
+        end(process)
 
 
 @pytest.mark.parametrize("dark, width", [(False, 1440), (True, 900)])
@@ -108,8 +104,8 @@ def answers_soon(address, process):
     import time
 
     host, port = address.split("//")[1].rstrip("/").split(":")
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
+    late = time.monotonic() + 90
+    while time.monotonic() < late:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with {process.returncode}")
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
