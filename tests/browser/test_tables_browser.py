@@ -109,7 +109,7 @@ def sort_many(page):
       for (let i = 0; i < 30; i++) { const s = performance.now(); heads[i % 6].click(); document.body.offsetHeight; t.push(performance.now() - s); await new Promise(requestAnimationFrame); }
       return t.sort((a, b) => a - b); }""")
     print(f"sort {MANY} rows: {took[15]:.1f} ms median, {took[28]:.1f} ms p95 of 30")
-    assert took[7] < 16  # the quickest quarter: a machine that runs other tests beside stretches the rest
+    assert took[15] < 16
     page.locator("th", has_text="query").click()
     head = page.locator("th", has_text="d(adv)")
     head.click()
