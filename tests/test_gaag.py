@@ -16,6 +16,7 @@ from reidbench.core.record import Record
 from reidbench.data import benchmarks, degrade
 from reidbench.data.batches import Batch, Pixels
 from reidbench.data.people import Benchmark
+from reidbench.data.quality import domains, psnr, sharpness
 from reidbench.losses.adversarial import AdversarialLoss
 from reidbench.methods import gaag
 from reidbench.methods.gaag import (Adjuster, Attacker, Gaussians, GAAGSettings, GAAGTrainer, Generation, RunningGaussian, adjust_features, affinity, attack, attention_attack_loss, attention_map,
@@ -23,8 +24,8 @@ from reidbench.methods.gaag import (Adjuster, Attacker, Gaussians, GAAGSettings,
 from reidbench.methods.gaag import adjuster as adjusting
 from reidbench.methods.gaag import attacker as attacking
 from reidbench.methods.gaag import training
-from reidbench.methods.gaag.adjuster import (ABLATIONS, DEGRADATIONS, AdjusterTraining, Triplets, adjuster_losses, appraise, domains, load_adjuster, pixel_loss, psnr, settle, sharpness,
-                                             shipped_adjuster, spoil, train_adjuster)
+from reidbench.methods.gaag.adjuster import (ABLATIONS, DEGRADATIONS, AdjusterTraining, Triplets, adjuster_losses, appraise, load_adjuster, pixel_loss, settle, shipped_adjuster, spoil,
+                                              train_adjuster)
 from reidbench.methods.gaag.attacker import AttackTraining, Groups, attacked_images, train_attacker, watch
 from reidbench.methods.gaag.identity import IdentityTerms
 from reidbench.methods.gaag.training import RandomSpoil, draw_scores, teacher_settings

@@ -66,16 +66,19 @@ def _umap(features, near, metric, seed):
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        start = "spectral" if len(features) > 12 else "random"
-        return UMAP(n_neighbors=int(near), metric=metric, init=start, random_state=seed, n_jobs=1).fit_transform(features)
+        start, threads = "spectral" if len(features) > 12 else "random", torch.get_num_threads()
+        try:
+            return UMAP(n_neighbors=int(near), metric=metric, init=start, random_state=seed, n_jobs=1).fit_transform(features)
+        finally:
+            torch.set_num_threads(threads)  # numba gives this whole process all cores, and torch rounds otherwise on more
 
 
 def _pca(features, near, metric, seed):
+    from sklearn.decomposition import PCA
+
     if metric == "cosine":  # lengths do not count
         features = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
-    centred = features - features.mean(0)
-    axes = np.linalg.eigh(centred.T @ centred)[1] if features.shape[1] <= len(features) else np.linalg.svd(centred, full_matrices=False)[2].T[:, ::-1]
-    found = centred @ axes[:, :-3:-1]
+    found = PCA(min(2, *features.shape), random_state=seed).fit_transform(features)
     return found if found.shape[1] == 2 else np.column_stack([found, np.zeros(len(found))])
 
 # %% ../../nbs/explain/30_embedding.ipynb #f4435493
