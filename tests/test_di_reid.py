@@ -8,7 +8,10 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from reidbench.core.record import Record
+from reidbench.data.batches import Pixels
 from reidbench.data.people import Benchmark
+from reidbench.data.quality import luminance
 from reidbench.methods import di_reid
 from reidbench.methods.baseline import Trainer, finished
 from reidbench.methods.di_reid import DDGAN, DFEN, DIREIDSettings, degradation_ranking_loss, training
@@ -616,6 +619,62 @@ def test_defaults_are_the_papers():
     assert s.rank_margin == 1 and s.iterations == 30_000 and s.pairs == 8
     for name in ("DDGAN", "DFEN", "DIREIDSettings", "degradation_ranking_loss", "train", "small"):
         assert name in di_reid.__all__
+
+
+# ---- appraised, and shipped
+
+class Knows:
+    "A DDGAN that knows: the fault is a lack of light, and to combine is to set the light."
+
+    def decompose(self, images):
+        light = luminance(images).mean((1, 2))[:, None]
+        return images / light[:, :, None, None], light
+
+    def combine(self, content, fault):
+        return content * fault[:, :, None, None]
+
+    def degree(self, images):
+        return -luminance(images).mean((1, 2))
+
+
+class Keeps(Knows):
+    "One that gives every content back as it was."
+
+    def decompose(self, images):
+        return images, images.mean((2, 3))
+
+    def combine(self, content, fault):
+        return content
+
+
+def test_appraised_as_it_is(colours):
+    search = lambda images: torch.nn.functional.normalize(images - images.mean((2, 3), keepdim=True)).flatten(1)
+    found, kept = (training.appraise(model, colours, search, "illumination", (64, 32)) for model in (Knows(), Keeps()))
+    bad, good = (Knows().degree(Pixels(table, (64, 32)).images(range(len(table)))) for table in (colours.query, colours.gallery))  # camera 0 is the darkest
+    assert found["bad cameras"] == [0] and found["pictures"] == [16, 8] and found["auc"] == pytest.approx((bad[:, None] > good).double().mean().item())
+    assert found["degree moves"] == found["visible moves"] == 1 and found["psnr"] > 90 and found["spearman"] > 0.5
+    assert kept["degree moves"] == kept["visible moves"] == 0 and kept["Rank-1"] == kept["Rank-1 exchanged"] and kept["mAP"] == kept["mAP exchanged"]
+
+
+def test_shipping_trains_appraises_and_goes_on(tmp_path, colours, monkeypatch):
+    monkeypatch.setattr(training.benchmarks, "load", lambda name, root: colours)
+    own = {**QUICK, "iterations": 2}
+    with pytest.raises(FileNotFoundError, match="ddgan-resolution"):
+        training.ship("illumination", folder=tmp_path / "runs", to=tmp_path / "weights", **own)
+    first = training.ship("resolution", folder=tmp_path / "runs", to=tmp_path / "weights", limit=4, **own)
+    run = training.ship("illumination", folder=tmp_path / "runs", to=tmp_path / "weights", limit=4, **own)
+    stored = DDGAN.shipped("illumination", folder=tmp_path / "weights")
+    assert weights_hash(stored) == run.record.weights != first.record.weights and not stored.training
+    record = Record.load(tmp_path / "weights" / "ddgan-illumination.json")
+    assert record.settings["degradation"] == "illumination" and record.metrics["psnr"] == pytest.approx(np.mean([d["psnr"] for d in record.details["appraised"]]))
+    with pytest.raises(ValueError, match="made otherwise"):
+        training.ship("illumination", folder=tmp_path / "other", to=tmp_path / "weights", limit=4, **{**own, "widths": {**WIDTHS, "dim": 6}})
+    again = training.ship("illumination", folder=tmp_path / "runs", to=tmp_path / "weights", limit=4, **own)
+    assert again.record.seconds == run.record.seconds  # read, not trained again
+    with pytest.raises(ValueError, match="there are resolution, illumination"):
+        training.ship("blur")
+    with pytest.raises(ValueError, match="there are resolution, illumination"):
+        DDGAN.shipped("blur")
 
 
 # ---- comparators

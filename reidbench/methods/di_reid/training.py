@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'SUPERVISION', 'DIREIDSettings', 'identity_settings', 'PairSampler', 'untaught', 'Decomposition',
-           'DFENTrainer', 'small', 'train']
+           'DFENTrainer', 'small', 'train', 'exchanged', 'appraise', 'ship']
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #ce09b8e3
 import json
@@ -14,23 +14,29 @@ from pathlib import Path
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d070ed7d
 import numpy as np
+import pandas as pd
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from ...core.base import keyed, set_seed
 from ...core.record import Record, peak_memory, plain, surroundings
+from ...data import benchmarks
 from ...data.augment import Augment, Flip
 from ...data.batches import Batches, Pixels
+from ...data.quality import domains, psnr, visible
 from ...losses.adversarial import slope_penalty
 from .. import baseline
 from ..baseline import BaselineSettings, Run, Trainer, finished
-from .ddgan import (DDGAN, SELF_DEGRADATIONS, content_identity_loss, degradation_ranking_loss, degree_of, draw_strengths,
+from .ddgan import (DDGAN, SELF_DEGRADATIONS, SHIPPED, UNTOUCHED, content_identity_loss, degradation_ranking_loss, degree_of, draw_strengths,
                                              exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss,
                                              load, made_worse, rank_label, reality_losses, reconstruction_loss, shares, sizes, total_loss, truly_worse)
 from .dfen import DFEN, identity_losses
 from .dfen import load as load_dfen
+from ...metrics.ranking import evaluate
 from ...nets.backbones import frozen
-from ...nets.identity import Trained
-from ...nets.weights import weights_hash
+from ...nets.identity import Trained, extract
+from ...nets.weights import save_model, weights_hash
 from ...train.loop import Loop, gathered, processes
 from ...train.schedules import Steps
 
@@ -308,8 +314,9 @@ class Decomposition(_Step):
         identity,    # IdentityNet: E_id, trained before; it is not changed
         folder=None, # where checkpoint, model and record go
         quiet=False,
+        start=None,  # DDGAN of the same make whose weights this one begins with; None: a fresh one
     ):
-        self.benchmark, self.settings, self.quiet = benchmark, settings, quiet
+        self.benchmark, self.settings, self.quiet, self.start = benchmark, settings, quiet, start
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         s = settings
@@ -317,13 +324,19 @@ class Decomposition(_Step):
         self.teacher, self.hash = identity, weights_hash(identity)
 
     def about(self):
-        return plain({"settings": asdict(self.settings), "data": self.benchmark.fingerprint(), "name": self.name, "identity": self.hash})
+        begun = {} if self.start is None else {"start": weights_hash(self.start)}
+        return plain({"settings": asdict(self.settings), "data": self.benchmark.fingerprint(), "name": self.name, "identity": self.hash, **begun})
 
     def network(self):
         s = self.settings
         net = DDGAN(s.backbone, self.people["pid"].nunique(), s.widths, s.ablation != "no-multi-scale", s.reduced, s.shared, s.scales)
-        known = self.teacher.backbone.state_dict()
-        net.content_encoder.trunk.load_state_dict({k: known[k] for k in net.content_encoder.trunk.state_dict()})  # E_c begins as E_id
+        if self.start is not None:
+            if self.start.config != net.config:
+                raise ValueError(f"the DDGAN to begin with is made otherwise: {self.start.config}, the settings ask for {net.config}")
+            net.load_state_dict(self.start.state_dict())
+        else:
+            known = self.teacher.backbone.state_dict()
+            net.content_encoder.trunk.load_state_dict({k: known[k] for k in net.content_encoder.trunk.state_dict()})  # E_c begins as E_id
         net.content_encoder.trunk.requires_grad_(not s.freeze_trunk)
         return net
 
@@ -435,3 +448,85 @@ def train(
     if place is not None:
         run.record.save(place / "record.json")
     return run
+
+# %% ../../../nbs/methods/di_reid/50_training.ipynb #28bfb7d9
+def _drawn(benchmark, kind, size, low_cameras, limit, dice):
+    "Unseen people of good cameras and of bad ones, [N, 3, H, W] each, and what the cameras are."
+    people = pd.concat([benchmark.query, benchmark.gallery], ignore_index=True)
+    people = people[people["pid"] > 0].reset_index(drop=True)
+    pixels = Pixels(people, size)
+    groups = domains(people, kind, low_cameras, pixels)
+    pick = lambda rows: rows if limit is None or len(rows) <= limit else np.sort(dice.choice(rows, limit, replace=False))
+    return pixels.images(pick(groups.high)), pixels.images(pick(groups.low)), groups
+
+
+@torch.no_grad()
+def exchanged(
+    ddgan,     # a DDGAN
+    contents,  # images [N, 3, H, W] in [0, 1]
+    givers,    # images [N, 3, H, W] in [0, 1]: of the degradation
+    batch=64,  # pictures at a time
+):
+    "What is on the first, taken as badly as the second: [N, 3, H, W] in [0, 1]."
+    return torch.cat([ddgan.combine(ddgan.decompose(a)[0], ddgan.decompose(b)[1]) for a, b in zip(contents.split(batch), givers.split(batch))])
+
+
+@torch.no_grad()
+def appraise(
+    ddgan,              # a DDGAN
+    benchmark,          # data.people.Benchmark: query and gallery are people it has not seen
+    search,             # images -> embeddings: who finds them
+    kind="resolution",  # what it was trained on
+    size=(128, 64),     # height, width
+    seed=0,             # of the draws
+    low_cameras=None,   # the bad cameras; None: by the rule of `domains`
+    limit=None,         # so many pictures of each group at most
+    batch=64,           # pictures at a time
+):
+    "Figures of a DDGAN on unseen people, as a dict."
+    dice = keyed(seed, 11)
+    high, low, groups = _drawn(benchmark, kind, size, low_cameras, limit, dice)
+    degrees = lambda images: torch.cat([ddgan.degree(part) for part in images.split(batch)])
+    strength = draw_strengths(len(high), kind, dice, (min(UNTOUCHED[kind], SELF_DEGRADATIONS[kind][1]), max(UNTOUCHED[kind], SELF_DEGRADATIONS[kind][2])))
+    count = min(len(high), len(low))
+    good, bad = (images[torch.from_numpy(dice.permutation(len(images))[:count])] for images in (high, low))
+    made, giver, origin = torch.cat([exchanged(ddgan, good, bad, batch), exchanged(ddgan, bad, good, batch)]), torch.cat([bad, good]), torch.cat([good, bad])
+    nearer = lambda of: float(((of(made) - of(giver)).abs() < (of(made) - of(origin)).abs()).float().mean())
+    query, gallery = (extract(search, table, size) for table in (benchmark.query, benchmark.gallery))
+    asked = Pixels(benchmark.query, size).images(range(len(benchmark.query)))
+    worn = exchanged(ddgan, asked, asked[torch.from_numpy(dice.permutation(len(asked)))], batch)
+    found = [evaluate(q, gallery) for q in (query, type(query)(torch.cat([search(part) for part in worn.split(batch)]), query.pid, query.camid))]
+    of_high, of_low = degrees(high).numpy(), degrees(low).numpy()
+    return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)), strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
+            "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), "degree moves": nearer(degrees),
+            "visible moves": nearer(lambda images: visible(images, kind)), "Rank-1": float(found[0].cmc[0]), "Rank-1 exchanged": float(found[1].cmc[0]),
+            "mAP": float(found[0].mAP), "mAP exchanged": float(found[1].mAP), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
+            "pictures": [len(high), len(low)], "bad cameras": list(groups.cameras), "rule": groups.rule}
+
+# %% ../../../nbs/methods/di_reid/50_training.ipynb #d2c4b491
+def ship(
+    kind,                  # "resolution" or "illumination"
+    root="data",           # the folder that holds `street`, or where it is rendered
+    folder="outputs/ddgan",# of the trainings
+    to="data/weights",     # of the weights and their record
+    limit=100,             # pictures of each group that the figures are taken from, drawn anew for each seed
+    **changes,             # settings that shall differ
+):
+    "Train a DDGAN on the sample set, appraise it as it is stored, and put weights (half precision) and record where `DDGAN.shipped` finds them: -> Run."
+    if kind not in SHIPPED:
+        raise ValueError(f"no DDGAN {kind!r} comes with the project; there are {', '.join(SHIPPED)}")
+    town, to, folder = benchmarks.load("street", root=root), Path(to), Path(folder)
+    start, fewer = (None, {}) if kind == SHIPPED[0] else (load(to / f"ddgan-{SHIPPED[0]}.safetensors"), {"iterations": 1500, "degree_scales": 1})
+    settings = small(degradation=kind, **{**fewer, **changes})
+    first = Trainer(town, identity_settings(settings), folder / "identity")
+    identity = (finished(first) or first.fit()).model
+    run = Decomposition(town, settings, identity, folder / f"ddgan-{kind}", start=start).fit()
+    about = dict(data=town.name, method="di_reid-ddgan", seed=run.record.seed)
+    save_model(to / f"ddgan-{kind}.safetensors", run.model.cpu().half(), **about)
+    stored = load(to / f"ddgan-{kind}.safetensors")
+    found = [appraise(stored, town, frozen(identity), kind, settings.size, seed, limit=limit) for seed in range(3)]
+    run.record.metrics = {k: float(np.mean([f[k] for f in found])) for k in found[0] if isinstance(found[0][k], float)}
+    run.record.details.update(appraised=found, command=f"python -m reidbench.methods.di_reid {kind}")
+    run.record.weights = weights_hash(stored)
+    run.record.save(to / f"ddgan-{kind}.json")
+    return Run(stored, run.record)
