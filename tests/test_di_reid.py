@@ -1,5 +1,6 @@
 "DI-REID: its equations, whose gradient goes where, phases in turn, stages that go on, what is refused."
 import shutil
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,10 +14,10 @@ from reidbench.data.batches import Pixels
 from reidbench.data.people import Benchmark
 from reidbench.data.quality import luminance
 from reidbench.methods import di_reid
-from reidbench.methods.baseline import Trainer, finished
+from reidbench.methods.baseline import Trainer, finished, stage_folder
 from reidbench.methods.di_reid import DDGAN, DFEN, DIREIDSettings, degradation_ranking_loss, training
 from reidbench.methods.di_reid.comparators import brightest, differences, lime, made_by, refined, structure_weights
-from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss, load, made_worse,
+from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, ContentPyramid, degree_of, draw_strengths, exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss, load_ddgan, made_worse,
                                              pixel_loss, rank_label, reality_losses, reconstruction_loss, shares, total_loss, truly_worse)
 from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
 from reidbench.methods.di_reid.dfen import load as load_dfen
@@ -246,19 +247,19 @@ def test_exchange_is_the_four_combinations(images, shared, synthetic):
 
 def test_a_file_gives_the_same_network(net, images, tmp_path):
     save_model(tmp_path / "ddgan.safetensors", net)
-    again = load(tmp_path / "ddgan.safetensors")
+    again = load_ddgan(tmp_path / "ddgan.safetensors")
     assert weights_hash(again) == weights_hash(net) and not again.training
     short = DDGAN(**net.config)
     short.load_state_dict(net.state_dict())
     save_model(tmp_path / "half.safetensors", short.half())
-    half = load(tmp_path / "half.safetensors")
+    half = load_ddgan(tmp_path / "half.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(half.degree(images), net.degree(images), rtol=1e-2, atol=1e-2)
     assert next(half.parameters()).dtype == torch.float32
     torch.manual_seed(0)
     save_model(tmp_path / "dfen.safetensors", DFEN("resnet18", 4, WIDTHS))
     with pytest.raises(ValueError, match="holds no DDGAN"):
-        load(tmp_path / "dfen.safetensors")
+        load_ddgan(tmp_path / "dfen.safetensors")
     with pytest.raises(ValueError, match="holds no DFEN"):
         load_dfen(tmp_path / "ddgan.safetensors")
     assert load_dfen(tmp_path / "dfen.safetensors").embed(images).shape == (4, 480 + 512)
@@ -553,7 +554,7 @@ def test_a_stage_that_was_stopped_goes_on(colours, teacher, tmp_path, monkeypatc
     gone_on = Spy(colours, settings, teacher, tmp_path / "cut", True)
     model = gone_on.fit().model
     assert len(gone_on.seen) == 4 and weights_hash(model) == weights_hash(whole)
-    assert weights_hash(load(tmp_path / "cut" / "model.safetensors")) == weights_hash(whole)
+    assert weights_hash(load_ddgan(tmp_path / "cut" / "model.safetensors")) == weights_hash(whole)
 
 
 def test_finished_stages_are_found_again(colours, tmp_path, monkeypatch):
@@ -575,6 +576,30 @@ def test_finished_stages_are_found_again(colours, tmp_path, monkeypatch):
         train(colours, replace(settings, recon=3.0), tmp_path, quiet=True)
 
 
+def test_rows_that_differ_in_the_second_stage_share_the_first(colours, tmp_path):
+    for row in ("full", "invariant-only"):
+        train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages")
+    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "identity"]
+    train(colours, quick(ablation="no-multi-scale"), tmp_path / "other", True, stages=tmp_path / "stages")
+    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "ddgan", "identity"] and not (tmp_path / "other" / "ddgan").exists()
+
+
+def test_a_shared_stage_is_for_one_at_a_time(colours, teacher, tmp_path):
+    seen, stages = [], [Decomposition(colours, quick(), teacher) for _ in range(2)]
+
+    def second():
+        with stage_folder(stages[1], None, tmp_path, "ddgan"):
+            seen.append("in")
+
+    with stage_folder(stages[0], None, tmp_path, "ddgan"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        assert seen == [] and stages[0].folder == stages[1].folder
+    thread.join(10)
+    assert seen == ["in"]
+
+
 def test_several_processes_are_refused_unless_it_is_finished(colours, teacher, monkeypatch, tmp_path):
     before = Decomposition(colours, quick(), teacher, tmp_path, True).fit().model
     monkeypatch.setattr(training, "processes", lambda *a: SimpleNamespace(num_processes=2, device=torch.device("cpu")))
@@ -586,9 +611,9 @@ def test_several_processes_are_refused_unless_it_is_finished(colours, teacher, m
 def test_a_changed_file_is_not_taken_for_a_finished_training(colours, teacher, tmp_path):
     stage = Decomposition(colours, quick(), teacher, tmp_path, True)
     model = stage.fit().model
-    assert weights_hash(finished(stage, load=load).model) == weights_hash(model)
+    assert weights_hash(finished(stage, load=load_ddgan).model) == weights_hash(model)
     save_model(tmp_path / "model.safetensors", DDGAN("resnet18", 8, WIDTHS))
-    assert finished(stage, load=load) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load=load) is None
+    assert finished(stage, load=load_ddgan) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load=load_ddgan) is None
 
 
 def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):

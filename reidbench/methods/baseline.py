@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['BaselineSettings', 'identification', 'small', 'Run', 'Trainer', 'searched', 'measure', 'write_run', 'same_training',
-           'finished', 'train', 'ship', 'shipped_identity']
+           'finished', 'stage_folder', 'train', 'ship', 'shipped_identity']
 
 # %% ../../nbs/methods/10_baseline.ipynb #9bedc9d2
+import hashlib
 import json
+import os
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 # %% ../../nbs/methods/10_baseline.ipynb #18b6af88
 import torch
+from filelock import FileLock
 from torch import nn
 
 from ..core.base import set_seed
@@ -272,6 +276,26 @@ def finished(
         return None  # another training, or one that was begun anew: `fit` goes on or says what differs
     model = load(files[2], device)
     return Run(model, record) if weights_hash(model) == record.weights else None
+
+# %% ../../nbs/methods/10_baseline.ipynb #ed5135d1
+@contextmanager
+def stage_folder(
+    stage,        # a Trainer, or what is trained like one; its folder is set
+    folder,       # of the whole training, or None
+    shared=None,  # folder in which several trainings share their stages; None: the stage lies in `folder`
+    name="stage",
+):
+    "Where one stage of a training is kept; as long as this one is at work there, no other one is."
+    if shared is None:
+        stage.folder = None if folder is None else Path(folder) / name
+        yield
+        return
+    about = stage.about()
+    about["settings"] = {k: v for k, v in about["settings"].items() if k not in HOW}
+    stage.folder = Path(shared) / f"{name}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]}"
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(stage.folder / "stage.lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext():  # the others wait for the first process anyway
+        yield
 
 # %% ../../nbs/methods/10_baseline.ipynb #d1fd8c0d
 def train(

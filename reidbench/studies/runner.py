@@ -10,6 +10,7 @@ __all__ = ['FREE', 'SMALLER', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'pl
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import html
 import importlib
+import inspect
 import os
 import sys
 import time
@@ -170,7 +171,8 @@ def trained(
         if start is not None and not finished(start):
             raise RuntimeError(f"the training that it starts from is not there: {_told(start / 'failure.txt')}")
         train = find(f"{_module(job.run.method)}:train")
-        train(job.train_set.load(root), job.settings, folder, quiet, **({"start": start} if start else {}))
+        shared = {"stages": Path(place) / "stages"} if "stages" in inspect.signature(train).parameters else {}
+        train(job.train_set.load(root), job.settings, folder, quiet, **({"start": start} if start else {}), **shared)
         together()
         (folder / "failure.txt").unlink(missing_ok=True)
     record, now = Record.load(folder / "record.json"), job.train_set.load(root).fingerprint()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELF_DEGRADATIONS', 'UNTOUCHED', 'SHIPPED', 'SIZES', 'draw_strengths', 'made_worse', 'shares', 'truly_worse',
-           'LiteResBlock', 'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'critic', 'Made', 'DDGAN', 'load',
+           'LiteResBlock', 'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'critic', 'Made', 'DDGAN', 'load_ddgan',
            'mean_difference', 'invariable_content_loss', 'pixel_loss', 'reconstruction_loss',
            'identity_preserving_loss', 'reality_losses', 'degradation_ranking_loss', 'rank_label',
            'exchange_ranking_loss', 'graded_ranking_loss', 'content_identity_loss', 'total_loss']
@@ -277,7 +277,7 @@ class DDGAN(nn.Module):
         "A small DDGAN that comes with the project: 128 x 64 pixels, trained on the sample set."
         if name not in SHIPPED:
             raise ValueError(f"no DDGAN {name!r} comes with the project; there are {', '.join(SHIPPED)}")
-        return load(shipped(f"ddgan-{name}", folder), device)
+        return load_ddgan(shipped(f"ddgan-{name}", folder), device)
 
     def exchange(
         self,
@@ -292,7 +292,7 @@ class DDGAN(nn.Module):
         return Made(*pictures, ca, cb, la, lb)
 
 # %% ../../../nbs/methods/di_reid/20_ddgan.ipynb #210f7e8d
-def load(
+def load_ddgan(
     path,         # .safetensors, written by nets.weights.save_model
     device=None,  # where it shall lie
 ):

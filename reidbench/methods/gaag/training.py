@@ -6,8 +6,6 @@
 __all__ = ['SLIDER', 'draw_scores', 'Generation', 'RandomSpoil', 'GAAGTrainer', 'teacher_settings', 'train', 'small', 'ship']
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #3e36d507
-import hashlib
-import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import nn
 from ...core.base import keyed
 from ...data import benchmarks
 from .. import baseline
-from ..baseline import BaselineSettings, Trainer, finished
+from ..baseline import BaselineSettings, Trainer, finished, stage_folder
 from .adjuster import DEGRADATIONS, SHIPPED, UNTOUCHED, AdjusterTraining, GAAGSettings, appraise, load_adjuster, spoil, train_adjuster
 from .attacker import AttackTraining, affinity, still, watch
 from .identity import IdentityTerms
@@ -172,13 +170,6 @@ def _given(what, read):
         raise ValueError(f"give the folder or file of a trained network, its Run, or the module; got {type(what).__name__}")
     return model
 
-
-def _place(folder, shared, name, about):
-    "Where a stage is kept: in the folder, or, shared by several trainings, under a name that tells its settings."
-    if shared is not None:
-        return Path(shared) / f"{name}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]}"
-    return None if folder is None else Path(folder) / name
-
 # %% ../../../nbs/methods/gaag/50_training.ipynb #3cf56935
 def train(
     benchmark,      # data.people.Benchmark
@@ -197,23 +188,23 @@ def train(
     adjuster = _given(adjuster, lambda p: load_adjuster(p / "adjuster.safetensors" if p.is_dir() else p, s.device))
     if adjuster is None:
         stage = AdjusterTraining(benchmark, s, None, quiet)
-        stage.folder = _place(folder, shared, "adjuster", stage.about())
-        adjuster = stage.fit().model
+        with stage_folder(stage, folder, shared, "adjuster"):
+            adjuster = stage.fit().model
     teacher = attacker = None
     if s.ablation != "no-attack":
         teacher = _given(start, lambda p: load_identity(p / "model.safetensors" if p.is_dir() else p, s.device))
         teacher = teacher if teacher is not None else _teacher(benchmark, s, folder, shared, quiet)
         stage = AttackTraining(benchmark, s, adjuster, teacher, None, quiet)
-        stage.folder = _place(folder, shared, "attacker", stage.about())
-        attacker = stage.fit().model
+        with stage_folder(stage, folder, shared, "attacker"):
+            attacker = stage.fit().model
     marks = {name: weights_hash(m) for name, m in (("adjuster", adjuster), ("attacker", attacker), ("teacher", teacher)) if m is not None}
     return GAAGTrainer(benchmark, s, folder, quiet, Generation(s, adjuster, attacker, teacher), marks).fit()
 
 
 def _teacher(benchmark, settings, folder, shared, quiet):
     trainer = Trainer(benchmark, teacher_settings(settings), None, quiet)
-    trainer.folder = _place(folder, shared, "teacher", trainer.about())
-    return (finished(trainer, settings.device) or trainer.fit()).model
+    with stage_folder(trainer, folder, shared, "teacher"):
+        return (finished(trainer, settings.device) or trainer.fit()).model
 
 
 SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)  # stage 1 in a fortieth of its time: with the three terms of ours
