@@ -502,6 +502,20 @@ def test_the_attack_learns_to_hurt(colours, adjuster, teacher):
         assert rank(run.model.eval()) > 0 and rank(run.model) <= rank(fresh)
 
 
+def test_the_attackers_statistics_are_taken_when_it_has_learnt(colours, adjuster, teacher):
+    "Its first norm's running mean is the mean over the settling batches, not a trail of what it was while it learnt."
+    s = tiny(attack_iterations=12, attack_lr=0.3)
+    net = train_attacker(colours, adjuster, teacher, s, quiet=True).model
+    groups, norm, seen = Groups(colours.train, Pixels(colours.train, (64, 32)), s.p, s.k, 0, s.seed), net.graph.blocks[0].norm, []
+    handle = norm.register_forward_pre_hook(lambda module, given: seen.append(given[0].mean(0)))
+    with torch.no_grad():
+        for i in range(attacking.SETTLING):
+            batch = groups.at(s.attack_iterations + i)
+            attacked_images(adjuster, net, watch(teacher, batch.images, ()).embeddings, batch.images)
+    handle.remove()
+    torch.testing.assert_close(norm.running_mean, torch.stack(seen).mean(0), rtol=1e-3, atol=1e-4)
+
+
 def test_groups_of_the_attack(colours):
     pixels = Pixels(colours.train, (64, 32))
     groups = Groups(colours.train, pixels, 3, 2, 9)

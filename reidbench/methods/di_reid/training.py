@@ -500,15 +500,17 @@ def appraise(
     count = min(len(high), len(low))
     good, bad = (images[torch.from_numpy(dice.permutation(len(images))[:count])] for images in (high, low))
     made, giver, origin = torch.cat([exchanged(ddgan, good, bad, batch), exchanged(ddgan, bad, good, batch)]), torch.cat([bad, good]), torch.cat([good, bad])
-    nearer = lambda of: float(((of(made) - of(giver)).abs() < (of(made) - of(origin)).abs()).float().mean())
+    seen = {"degree": degrees, "visible": lambda images: visible(images, kind)}
+    there = {name: [of(images) for images in (made, giver, origin)] for name, of in seen.items()}
+    share = lambda yes: float(yes.float().mean())
+    went = {f"{name} moves": share((m - g).abs() < (o - g).abs()) for name, (m, g, o) in there.items()} | {f"{name} arrives": share((m - g).abs() < (m - o).abs()) for name, (m, g, o) in there.items()}
     query, gallery = (extract(search, table, size) for table in (benchmark.query, benchmark.gallery))
     asked = Pixels(benchmark.query, size).images(range(len(benchmark.query)))
     worn = exchanged(ddgan, asked, asked[torch.from_numpy(dice.permutation(len(asked)))], batch)
     found = [evaluate(q, gallery) for q in (query, type(query)(torch.cat([search(part) for part in worn.split(batch)]), query.pid, query.camid))]
     of_high, of_low = degrees(high).numpy(), degrees(low).numpy()
     return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)), strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
-            "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), "degree moves": nearer(degrees),
-            "visible moves": nearer(lambda images: visible(images, kind)), "Rank-1": float(found[0].cmc[0]), "Rank-1 exchanged": float(found[1].cmc[0]),
+            "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), **went, "Rank-1": float(found[0].cmc[0]), "Rank-1 exchanged": float(found[1].cmc[0]),
             "mAP": float(found[0].mAP), "mAP exchanged": float(found[1].mAP), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
             "pictures": [len(high), len(low)], "bad cameras": list(groups.cameras), "rule": groups.rule}
 
