@@ -25,3 +25,10 @@ def _help(python):
 def test_help_imports_no_torch(python):
     found = python("import sys\nsys.argv = ['reidbench', '--help']\nfrom reidbench.__main__ import main\ntry:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules)")
     assert found.stdout.strip().endswith("False")
+
+
+def test_the_workbench_imports_what_it_shows(python):
+    "Packages that take seconds and that its first page does not use."
+    heavy = ("torchvision", "torch._dynamo", "nbformat", "jsonschema", "sklearn", "umap", "scipy.stats", "onnx")
+    found = python(f"import sys\nfrom reidbench.methods.baseline import shipped_identity\nfrom reidbench.methods.gaag import Adjuster\nfrom reidbench.widgets import Workbench\nshipped_identity()\nprint([m for m in {heavy!r} if m in sys.modules])")
+    assert found.stdout.strip() == "[]", found.stdout + found.stderr

@@ -10,6 +10,7 @@ __all__ = ['CORRECT', 'WRONG', 'QUIET', 'OKABE_ITO', 'to_image', 'Picture', 'ima
 import base64
 import io
 import os
+from functools import lru_cache
 
 # %% ../../nbs/core/20_show.ipynb #6954742b
 import numpy as np
@@ -193,9 +194,12 @@ class PageRenderer(MimetypeRenderer):
         return {"application/vnd.plotly.v1+json": data, "text/html": html}
 
 
-pio.renderers["reidbench"] = PageRenderer()
-if "PLOTLY_RENDERER" not in os.environ:  # a reader's own choice stands
-    pio.renderers.default = "reidbench"
+@lru_cache(None)
+def _drawn_for_pages():
+    "Charts are drawn by PageRenderer from here on. Not at import: plotly's renderers bring nbformat and its schemas, two seconds that pictures do not need."
+    pio.renderers["reidbench"] = PageRenderer()
+    if "PLOTLY_RENDERER" not in os.environ:  # a reader's own choice stands
+        pio.renderers.default = "reidbench"
 
 # %% ../../nbs/core/20_show.ipynb #3d678526
 def figure(
@@ -207,6 +211,7 @@ def figure(
     **layout,     # anything else that plotly's layout takes
 ):
     "A plotly figure in the project's theme."
+    _drawn_for_pages()
     chart = go.Figure(list(traces))
     chart.update_layout(template="reidbench", title=dict(text=title) if title else None, height=height, **layout)
     if x is not None:

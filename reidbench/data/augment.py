@@ -11,8 +11,6 @@ from itertools import permutations
 
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
-from torchvision.transforms.v2 import AutoAugment
 
 from ..core.base import keyed
 
@@ -144,6 +142,8 @@ def grey(
     images,  # [N, 3, H, W] in [0, 1]
 ):
     "Grey pictures of three equal channels (0.299 R + 0.587 G + 0.114 B)."
+    from torchvision.transforms.functional import rgb_to_grayscale  # here and below, because torchvision's import takes seconds, and most never need it
+
     return rgb_to_grayscale(images, 3).clamp(0, 1)
 
 
@@ -152,6 +152,8 @@ def sketch(
     kernel=27,  # of the Gaussian, pixels, odd; sigma as OpenCV takes it for that size: 4.4
 ):
     "A pencil sketch, three equal channels: the grey picture divided by its blurred self (colour dodge), white where nothing changes."
+    from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+
     if min(images.shape[-2:]) <= kernel // 2:
         raise ValueError(f"sketch: a Gaussian of {kernel} pixels needs pictures of more than {kernel // 2}, got {images.shape[-2]} x {images.shape[-1]}: give a smaller kernel")
     g = rgb_to_grayscale(images)
@@ -169,7 +171,7 @@ def channel_fusion(
     extra=("grey", "sketch"),  # the fourth and fifth channel: the paper's; the code's is one of them twice
 ):
     "Three of the channels red, green, blue and two extra ones, in random order (CF, section 3.2.1)."
-    made = {"grey": lambda: rgb_to_grayscale(images), "sketch": lambda: sketch(images)[:, :1]}
+    made = {"grey": lambda: grey(images)[:, :1], "sketch": lambda: sketch(images)[:, :1]}
     if len(extra) != 2 or not set(extra) <= set(made):
         raise ValueError(f"extra are two of 'grey' and 'sketch', got {extra}")
     five = torch.cat([images, *(made[name]() for name in extra)], 1)
@@ -183,6 +185,8 @@ def auto_augment(
     generator=None,  # torch.Generator
 ):
     "One of AutoAugment's 25 ImageNet policies on each picture (torchvision's, in 8 bits)."
+    from torchvision.transforms.v2 import AutoAugment
+
     policy, out = AutoAugment(), []
     with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
         for image, seed in zip(images, dice(images, u, 1, generator)[:, 0].tolist()):

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from plotly.colors import get_colorscale, hex_to_rgb
-from scipy.interpolate import PchipInterpolator
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tqdm import tqdm
@@ -760,6 +759,8 @@ def spread(
     size,     # height, width of the images
 ):
     "One value for each pixel, float64 [N, H, W]; at the centres they are as given."
+    from scipy.interpolate import PchipInterpolator
+
     out = np.asarray(values, dtype=np.float64)
     for axis, at, length in ((1, centres[:, 0, 0], size[0]), (2, centres[0, :, 1], size[1])):
         at, pixels = np.asarray(at, dtype=np.float64), np.arange(length)

@@ -11,10 +11,8 @@ from pathlib import Path
 
 # %% ../../nbs/nets/30_backbones.ipynb #683976b1
 import torch
-import torchvision
 from torch import nn
 from torch.fx.experimental.optimization import fuse
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from .blocks import IBN, Normalize
 from .weights import read_weights
@@ -71,9 +69,41 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 AVAILABLE = (*RESNETS, *(f"{r}_ibn_a" for r in RESNETS), "densenet121", "resnet10")
 
 
+class _Residual(nn.Module):
+    "Two convolutions beside what they are added to; names and order are those of torchvision's BasicBlock."
+
+    def __init__(self, given, width, stride):
+        super().__init__()
+        down = nn.Sequential(nn.Conv2d(given, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if given != width else None
+        self.conv1, self.bn1, self.relu = nn.Conv2d(given, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        self.conv2, self.bn2, self.downsample = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), down
+
+    def forward(self, x):
+        beside = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + beside)
+
+
+class _ResNet10(nn.Module):
+    "The small network that comes with the project: torchvision's ResNet with one block a stage, to the last random weight. Here, because torchvision's import alone takes longer than all it does."
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        for k, width in enumerate((64, 128, 256, 512), 1):
+            setattr(self, f"layer{k}", nn.Sequential(_Residual(max(64, width // 2), width, 1 if k == 1 else 2)))
+        self.fc = nn.Linear(512, 1000)  # only for the weights that are drawn after it
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+
 def _whole(name):
-    "The network of torchvision, with random weights; `resnet10`, the small one that comes with the project, has one block a stage."
-    return ResNet(BasicBlock, [1, 1, 1, 1]) if name == "resnet10" else torchvision.models.get_model(name.removesuffix("_ibn_a"), weights=None)
+    "The network of torchvision, with random weights; `resnet10` has one block a stage."
+    if name == "resnet10":
+        return _ResNet10()
+    from torchvision.models import get_model
+
+    return get_model(name.removesuffix("_ibn_a"), weights=None)
 
 
 def _resnet_stages(net, last_stride, ibn):
@@ -110,7 +140,9 @@ IBN_FILES = {"resnet18_ibn_a": "resnet18_ibn_a-2f571257.pth", "resnet34_ibn_a": 
 def _imagenet_url(name):
     if name in IBN_FILES:
         return IBN_URL + IBN_FILES[name]
-    return torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(name).IMAGENET1K_V1.url
 
 
 def imagenet_weights(

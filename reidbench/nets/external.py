@@ -20,7 +20,6 @@ from typing import NamedTuple
 # %% ../../nbs/nets/70_external.ipynb #4686f7de
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from ..core.base import check_images
@@ -278,7 +277,9 @@ def _load_into(net, file, head=None):
 
 def _of_torchvision(name, size, mean, std, bgr, output, weights):
     "The External of a torchvision classifier without its last layer."
-    net = torchvision.models.get_model(name, weights=None)
+    from torchvision.models import get_model
+
+    net = get_model(name, weights=None)
     head = [n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     net.set_submodule(head, nn.Identity())
     if weights == "imagenet":
@@ -437,6 +438,8 @@ def _kind(source):
         return {".onnx": "onnx", ".safetensors": "ours"}.get(suffix, "pt"), path, path.name
     if ":" in text and not path.exists():
         return "function", text, text
+    import torchvision  # here, because most models come from files, and its import takes seconds
+
     known = torchvision.models.list_models(module=torchvision.models)
     if text in known:
         return "torchvision", text, text

@@ -124,7 +124,8 @@ class ActivationView(Maps):
         size=None,               # (height, width) the pictures are brought to
         session=None, about=None,
     ):
-        self.plain, self.model, self.size, self.wanted, self.sources, self.raw = model is None, demo_net() if model is None else model, size, layers, [], {}
+        self.size, self.wanted, self.sources, self.raw = size, layers, [], {}
+        self.plain, self.model = model is None, demo_net() if model is None else model
         super().__init__(session, about, title="Activation map", demo=model is None or image is None)
         self.observe(lambda change: self.compute(), ["layer", "method"])
         self.show(*(demo_pair() if image is None else (image, other)))
@@ -137,6 +138,13 @@ class ActivationView(Maps):
         with self.hold_sync():
             self.sources, self.raw, self.maps, self.names = sources, {}, {}, list(names)
             self.images = [picture_data(s, 92) for s in sources]
+        self.compute()
+
+    def take(self, model=None):
+        "Look into another network; None: the demo's."
+        self.plain, self.model, self.wanted = model is None, demo_net() if model is None else model, None
+        with self.hold_sync():
+            self.raw, self.maps, self.layers, self.demo = {}, {}, [], model is None
         self.compute()
 
     @guard

@@ -347,7 +347,7 @@ class AttackTable(Attacking):
         self.observe(lambda change: self.note(), "side")
         self.note()
         self.observe(lambda change: self.looked(), "opened")
-        self.session.observe(lambda change: self.go(change.new), "query")
+        self.hear(lambda change: self.go(change.new), "query")
         if begin:
             return self.compute()
         self.left = len(people)

@@ -199,7 +199,7 @@ class StatedWidget(anywidget.AnyWidget):
     live = t.Bool(True).tag(sync=True)           # there is a kernel behind it
 
     def __init__(self, session=None, about=None, **traits):
-        self.work, self.session, self.about, self.grown = Newest(), session or Session(), dict(about or {}), set()
+        self.work, self.session, self.about, self.grown, self.heard = Newest(), session or Session(), dict(about or {}), set(), []
         super().__init__(**traits)
 
     def say(self, state, status, details=""):
@@ -217,6 +217,18 @@ class StatedWidget(anywidget.AnyWidget):
         line, bad = (str(error).strip().splitlines() or ["no message"])[0], isinstance(error, BadImage)
         self.say("bad file" if bad else "error", line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}",
                  "".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def hear(self, call, names):
+        "Call with each change of these values of the session, until the widget is closed."
+        self.heard.append((call, names))
+        self.session.observe(call, names)
+
+    def close(self):
+        "Let go of the browser's side and of the session."
+        for call, names in getattr(self, "heard", ()):
+            self.session.unobserve(call, names)
+        self.heard = []
+        super().close()
 
     def wait(self, timeout=60):
         "Until the background work is done, at most `timeout` seconds; returns the widget."

@@ -363,9 +363,9 @@ class Following(Laying):
         "Listen, and do what is to be done first."
         for name, call in (("method", self.lay_out), ("chosen", self.chose), ("selected", self.follow), ("hovered", self.look)):
             self.observe(lambda change, call=call: call(), name)
-        self.session.observe(lambda change: setattr(self, "selected", tuple(change.new)), "selected")
-        self.session.observe(lambda change: self.mark(), "query")
-        self.session.observe(lambda change: self.turn(change.new), "model_name")
+        self.hear(lambda change: setattr(self, "selected", tuple(change.new)), "selected")
+        self.hear(lambda change: self.mark(), "query")
+        self.hear(lambda change: self.turn(change.new), "model_name")
         self.mark()
         self.lay_out()
         self.work.put("stock", self.stock)

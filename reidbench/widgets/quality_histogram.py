@@ -197,8 +197,8 @@ class QualityHistogram(Counts):
             self.groups = self.count(np.arange(len(self.where)))
         self.observe(lambda change: self.pick(), "picked")
         self.observe(lambda change: self.stand(), ["threshold", "split", "bins"])
-        self.session.observe(lambda change: self.follow(), "selected")
-        self.session.observe(lambda change: self.mark(), "score")
+        self.hear(lambda change: self.follow(), "selected")
+        self.hear(lambda change: self.mark(), "score")
         self.mark()
         self.follow()
         if bad:

@@ -55,12 +55,16 @@ class Search:
 
     def add(self, vector, pid=-1, camid=-1):
         "One more query [D], the last; pid -1: nobody knows who it is."
+        self.fits(vector)
         q = self.query
-        if len(vector) != q.values.shape[1]:
-            raise ValueError(f"the embedding has {len(vector)} numbers, the queries' have {q.values.shape[1]}")
         cameras = None if q.camid is None else np.append(q.camid, camid)
         self.query = Embeddings(np.vstack([q.values, vector]), np.append(q.pid, pid), cameras)
         self.distances = Distances(self.query, self.gallery, self.metric)
+
+    def fits(self, vector):
+        "ValueError where an embedding [D] is none of this model's."
+        if len(vector) != self.query.values.shape[1]:
+            raise ValueError(f"the embedding has {len(vector)} numbers, the queries' have {self.query.values.shape[1]}")
 
     def row(self, q):
         "Distances of one query to the gallery [G]."
@@ -276,19 +280,32 @@ class Replacing(Looking):
             self.grow("pictures", {f"g{gallery}": picture_data(image, 88, HEIGHT)})
         self.renew()
 
-    @guard(model=False, background=True)
-    def ask(self, image, embeddings, pid=-1, camid=-1):
-        "Search with a picture of one's own: `embeddings` is [D], or a dict: model -> [D]. It becomes the last query and is looked at."
-        vectors = embeddings if isinstance(embeddings, dict) else {self.model: embeddings}
-        lacking = set(self.searches) - set(vectors)
+    @guard(model=False)
+    def ask(self, *images, embeddings, pid=-1, camid=-1):
+        "Search with pictures of one's own: `embeddings` is [N, D] ([D] of a single picture), or a dict: model -> such. They become the last queries; the first of them is looked at."
+        given = embeddings if isinstance(embeddings, dict) else {self.model: embeddings}
+        lacking = set(self.searches) - set(given)
         if lacking:
             raise ValueError(f"ask: no embedding of {', '.join(sorted(lacking))}: give one for each model")
-        picture = load_picture(image)
+        vectors = {name: np.asarray(torch.as_tensor(given[name]).detach().cpu(), dtype=np.float32).reshape(len(images), -1) for name in self.searches}
         for name, search in self.searches.items():
-            search.add(np.asarray(torch.as_tensor(vectors[name]).detach().cpu(), dtype=np.float32).reshape(-1), pid, camid)
-        self.images["q"].append(picture)
-        self.ap, self.sequence = {}, [*self.sequence, len(self.images["q"]) - 1]
-        self.query = self.sequence[-1]
+            search.fits(vectors[name][0])
+        self.asked.append(([load_picture(image) for image in images], vectors, pid, camid))  # the jobs of a name replace each other: what is asked must not
+        self.take_up()
+
+    @guard(model=False, background=True)
+    def take_up(self):
+        "What was asked becomes the last queries."
+        first = len(self.images["q"])
+        while self.asked:
+            pictures, vectors, pid, camid = self.asked.pop(0)
+            for name, search in self.searches.items():
+                for vector in vectors[name]:
+                    search.add(vector, pid, camid)
+            self.images["q"].extend(pictures)
+        if len(self.images["q"]) > first:
+            self.ap, self.sequence = {}, [*self.sequence, *range(first, len(self.images["q"]))]
+            self.query = first
 
     @guard(model=False, background=True)
     def restore(self):
@@ -298,6 +315,13 @@ class Replacing(Looking):
                 self.pictures.pop(f"g{g}", None)
             search.replaced = {}
         self.renew()
+
+    def take_maps(self, maps):
+        "Maps of another network from here on: images [N, 3, H, W] -> [N, h, w]; None: there are none."
+        self.activation, self.mappable = maps, maps is not None
+        self.pictures = {name: data for name, data in self.pictures.items() if name[0] != "m"}
+        self.maps = self.maps and self.mappable
+        self.look()
 
     def renew(self):
         "Distances have changed: the list anew, sent before the browser looks for it."
@@ -365,13 +389,13 @@ class RankedList(Stepping):
         models = models if isinstance(models, dict) else {"": models}
         self.searches = {name: Search(*pair, metric) for name, pair in models.items()}
         self.images = {n[0]: pictures_of(i, e, n) for i, e, n in zip((query_images, gallery_images), next(iter(models.values())), ("query", "gallery"))}
-        self.activation, self.thumbs, self.before, self.ap = maps, {}, None, {}
+        self.activation, self.thumbs, self.before, self.ap, self.asked = maps, {}, None, {}, []
         super().__init__(session, about, title="Ranked list", models=list(models), model=next(iter(models)), order=order, k=k, mappable=maps is not None, demo=demo)
         self.session.model_name = self.session.model_name or self.model
         self.observe(lambda change: self.turned(change.name), ["query", "k", "junk", "model", "other", "maps"])
         self.observe(lambda change: self.start(), "order")
         self.observe(lambda change: self.picked(), "chosen")
-        self.session.observe(lambda change: self.go(change.new), "query")
+        self.hear(lambda change: self.go(change.new), "query")
         self.say("loading", f"Ranking {len(self.images['q']):,} queries…")
         self.start()
 

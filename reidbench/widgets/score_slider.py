@@ -219,7 +219,7 @@ class ScoreSlider(Rendering):
                          measure="mean difference of the pixels" if embed is None else "distance (1 - cosine) from the original")
         self.observe(lambda change: self.moved(), "score")
         self.observe(lambda change: self.turned(), "kind")
-        self.session.observe(lambda change: self.follow(change.new), "score")
+        self.hear(lambda change: self.follow(change.new), "score")
         self.show(image)
 
     @guard(model=False)

@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.func import functional_call
 
@@ -549,6 +547,9 @@ def appraise(
 ):
     "Figures of an adjuster on unseen people, as a dict."
     kind, lies = adjuster.config["kind"], adjuster.bounds.device
+    from scipy.stats import spearmanr
+    from sklearn.metrics import roc_auc_score
+
     people = pd.concat([benchmark.query, benchmark.gallery], ignore_index=True)
     people = people[people["pid"] > 0].reset_index(drop=True)
     pixels = Pixels(people, tuple(adjuster.config["size"]))
