@@ -369,8 +369,9 @@ class Distances:
         return self._finish(out, a, b, ranking)
 
     def _into(self, q, part, out, s: int):
-        if len(part) == out.shape[1]: return self.product(q, part, out)
-        here = np.empty((len(q), len(part)), self.kind); self.product(q, part, here); out[:, s:s + len(part)] = here
+        product = self.product if len(q) > 4 else _by_numpy  # the others may lay out the whole gallery anew: for a query or two that is most of the time
+        if len(part) == out.shape[1]: return product(q, part, out)
+        here = np.empty((len(q), len(part)), self.kind); product(q, part, here); out[:, s:s + len(part)] = here
 
     def _finish(self, out: np.ndarray, a: int, b: int, ranking: bool) -> np.ndarray:
         "Add the lengths, in place, in as many threads as torch may use."

@@ -199,7 +199,7 @@ class StatedWidget(anywidget.AnyWidget):
     live = t.Bool(True).tag(sync=True)           # there is a kernel behind it
 
     def __init__(self, session=None, about=None, **traits):
-        self.work, self.session, self.about, self.grown, self.heard = Newest(), session or Session(), dict(about or {}), set(), []
+        self.work, self.session, self.about, self.grown, self._hears = Newest(), session or Session(), dict(about or {}), set(), []
         super().__init__(**traits)
 
     def say(self, state, status, details=""):
@@ -220,14 +220,14 @@ class StatedWidget(anywidget.AnyWidget):
 
     def hear(self, call, names):
         "Call with each change of these values of the session, until the widget is closed."
-        self.heard.append((call, names))
+        self._hears.append((call, names))
         self.session.observe(call, names)
 
     def close(self):
         "Let go of the browser's side and of the session."
-        for call, names in getattr(self, "heard", ()):
+        for call, names in getattr(self, "_hears", ()):
             self.session.unobserve(call, names)
-        self.heard = []
+        self._hears = []
         super().close()
 
     def wait(self, timeout=60):

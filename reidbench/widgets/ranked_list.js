@@ -27,7 +27,7 @@ function render(context) {
     box.append(crop("q" + q, ["query " + q, camera(found?.camera)], "", {}));
     if (!found) return box;
     found.rows.forEach(([g, distance, right, cam], i) => {
-      const kind = right > 0 ? ["right", "✓"] : right === 0 ? ["wrong", "✗"] : ["junk", right > -2 ? "–" : "?"], picked = get("chosen") === g;
+      const kind = right > 0 ? ["right", "✓"] : right === 0 ? ["wrong", "✗"] : right > -2 ? ["junk", "–"] : ["open", "?"], picked = get("chosen") === g;
       const props = { tabIndex: first && i === 0 ? 0 : -1, role: "option", ariaSelected: String(picked), ariaLabel: `${i + 1}: ${["", "same camera, not counted", "wrong", "right"][right + 2]}, distance ${number(distance)}`,
         onclick: () => ui.set("chosen", picked ? -1 : g), onkeydown: keyed };
       box.append(crop("g" + g, [number(distance), camera(cam)], `.hit.${kind[0]}${picked ? ".picked" : ""}`, props, h("b.mark", {}, kind[1])));

@@ -98,7 +98,7 @@ class Search:
         near = shown[distances[shown] <= distances[near].max()] if len(near) else near      # ties stay in the gallery's order
         near = near[np.argsort(distances[near], kind="stable")[:k]]
         ranks = np.sort(self.ranks(distances, marks, np.flatnonzero(marks == 1)))
-        camera = lambda who, i: None if who.camid is None else int(who.camid[i])
+        camera = lambda who, i: None if who.camid is None or who.camid[i] == -1 else int(who.camid[i])
         return {"rows": [[int(g), float(distances[g]), int(marks[g]), camera(self.gallery, g)] for g in near], "valid": len(ranks), "camera": camera(self.query, q),
                 "ap": float(np.mean((np.arange(len(ranks)) + 1) / ranks)) if len(ranks) else None, "first": int(ranks[0]) if len(ranks) else None}
 

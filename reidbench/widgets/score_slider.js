@@ -54,6 +54,8 @@ function render(context) {
   }
   ui.watch(["kinds", "kind"], () => { const can = ui.live ? get("kinds") : get("kinds").filter((k) => get("frames")[k + "|0"]); kinds.replaceChildren(...options(can, get("kind"))); kind.hidden = can.length < 2; });
   ui.watch(["score", "kind", "frames", "original", "estimated"], draw);
-  return ui.close;
+  const theme = new MutationObserver(draw); // the chart is drawn in the page's ink
+  theme.observe(document.body, { attributes: true });
+  return () => { theme.disconnect(); ui.close(); };
 }
 export default { render };

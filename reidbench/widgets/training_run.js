@@ -66,6 +66,8 @@ function render(context) {
   ui.watch(["runs", "run", "stages", "stage", "alive", "startable", "resumable"], draw);
   ui.watch(["preview"], () => { shown.hidden = !get("preview"); if (get("preview")) shown.src = get("preview"); });
   ui.watch(["log"], () => { log.textContent = get("log").join("\n"); log.parentElement.hidden = !get("log").length; });
-  return ui.close;
+  const theme = new MutationObserver(() => redraw()); // the charts are drawn in the page's ink
+  theme.observe(document.body, { attributes: true });
+  return () => { theme.disconnect(); ui.close(); };
 }
 export default { render };

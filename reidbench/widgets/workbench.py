@@ -448,4 +448,4 @@ class Workbench(Headed):
         self.tabs = w.Tab([self.occlusion, self.activation], titles=["Occlusion", "Activation"])
         parts = {"slider": self.slider, "ranked": self.ranked, "looks": self.tabs, "map": self.map, "histogram": self.histogram, "attacks": self.attacks, "run": self.run}
         self.places = {name: w.Box([part], layout=w.Layout(flex=PANELS[name], min_width="320px", max_width="100%", display="block")) for name, part in parts.items() if part is not None}
-        return w.Box(list(self.places.values()), layout=w.Layout(display="flex", flex_flow="row wrap", width="100%"))
+        return w.Box(list(self.places.values()), layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="0 8px", width="100%"))

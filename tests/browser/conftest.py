@@ -95,6 +95,9 @@ def lab(tmp_path_factory):
     home, port = tmp_path_factory.mktemp("lab"), free_port()
     folder = home / "notebooks"
     folder.mkdir()
+    quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # else it asks, over the pictures
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
                    "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"),
                    "REIDBENCH_WIDGETS": "live", "JUPYTER_PLATFORM_DIRS": "1", "OMP_NUM_THREADS": "1"}

@@ -58,15 +58,30 @@ def main_path(page):
 
 def test_in_lab(notebook):
     book = notebook("workbench.ipynb", source())
-    main_path(book.page)
+    page = book.page
+    main_path(page)
     book.tab.picture("workbench_lab_attack")
-    book.page.evaluate("document.querySelector('.rb-widget').scrollIntoView()")
+    page.evaluate("document.querySelector('.rb-widget').scrollIntoView()")
     book.tab.picture("workbench_lab")
+    ground = "([w, dark]) => { const l = (c) => c.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3, ink = l(getComputedStyle(w).color); return dark ? ink > 170 : ink < 90; }"
+    widget = page.locator(".rb-widget").first
+    assert page.evaluate(ground, [widget.element_handle(), False])
+    chart = page.locator('.rb-widget[aria-label="Quality score"] canvas').first
+    page.wait_for_function("(w) => /own score \\d+, \\d+ ms/.test(w.textContent)", arg=widget.element_handle())  # all frames are there: nothing else will draw it
+    drawn = chart.evaluate("(c) => c.toDataURL()")
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    page.wait_for_function(ground, arg=[widget.element_handle(), True])
+    page.wait_for_function("([c, was]) => c.toDataURL() !== was", arg=[chart.element_handle(), drawn])  # its ink follows
+    for width in (1440, 900):
+        page.set_viewport_size({"width": width, "height": 2400})
+        page.wait_for_function("(w) => { const b = w.getBoundingClientRect(); return b.right <= innerWidth && b.width > 250; }", arg=widget.element_handle())
+        book.tab.picture(f"workbench_lab_dark_{width}")
+    page.set_viewport_size({"width": 1440, "height": 1000})
     book.save()
     book.open()  # loaded again: as it was left
-    ranked = book.page.locator('.rb-widget[aria-label^="Ranked list"]').first
+    ranked = page.locator('.rb-widget[aria-label^="Ranked list"]').first
     ranked.wait_for()
-    book.page.wait_for_function(STANDS, arg=ranked.element_handle())
+    page.wait_for_function(STANDS, arg=ranked.element_handle())
     assert not book.tab.strangers() and not book.tab.errors
 
 
@@ -85,17 +100,150 @@ def app(tmp_path_factory):
         end(process)
 
 
-@pytest.mark.parametrize("dark, width", [(False, 1440), (True, 900)])
-def test_as_an_app(chromium, app, dark, width):
+@pytest.fixture
+def opened(chromium, app):
+    "The app in a tab of its own: opened(dark, width) -> Tab; looked through at the end."
     address, process, _ = app
     answers_soon(address, process)
-    tab = Tab(chromium, dark=dark, width=width, height=2400)
-    tab.page.goto(address)
+    tabs = []
+
+    def new(dark, width):
+        tabs.append(Tab(chromium, dark=dark, width=width, height=2400))
+        tabs[-1].page.goto(address)
+        return tabs[-1]
+
+    yield new
+    for tab in tabs:
+        strangers = [u for u in tab.strangers() if "fontawesome" not in u]  # Voila's own template asks for a font that nothing here needs: it stays away, and all works
+        tab.context.close()
+        assert not strangers and not tab.errors
+
+
+def test_as_an_app(opened):
+    tab = opened(dark=True, width=900)
     main_path(tab.page)
-    tab.picture(f"workbench_app_{'dark' if dark else 'light'}_{width}")
-    strangers = [u for u in tab.strangers() if "fontawesome" not in u]  # Voila's own template asks for a font that nothing here needs: it stays away, and all works
-    assert not strangers and not tab.errors and tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    tab.context.close()
+    tab.picture("workbench_app_dark_900")
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def crop_pixels(crop):
+    "The bytes of an <img>, once it is there."
+    return crop.evaluate("""async (i) => { await i.decode(); const c = document.createElement('canvas'); c.width = i.naturalWidth; c.height = i.naturalHeight; const x = c.getContext('2d');
+      x.drawImage(i, 0, 0); return [...x.getImageData(0, 0, c.width, c.height).data].join(); }""")
+
+
+class Own:
+    "The workbench's page as whoever brings pictures and a model of her own uses it."
+
+    def __init__(self, page):
+        self.page = page
+        self.ranked = self.part("Ranked list")
+        self.ranked.wait_for()
+        page.wait_for_function(STANDS, arg=self.ranked.element_handle())
+
+    def part(self, title):
+        return self.page.locator(f'.rb-widget[aria-label^="{title}"]').first
+
+    def told(self, words):
+        "Wait until the line on top says these words; all that it says."
+        self.page.wait_for_function("(text) => document.querySelector('.widget-html [role=status]')?.textContent.includes(text)", arg=words)
+        return self.page.locator(".widget-html [role=status]").inner_text()
+
+    def upload(self, *files):
+        with self.page.expect_file_chooser() as chooser:
+            self.page.get_by_role("button", name="ask with pictures").click()
+        chooser.value.set_files(list(files))
+
+    def type(self, field, text):
+        box = self.page.get_by_placeholder(field)
+        box.click()
+        box.fill("")
+        self.page.keyboard.type(str(text))
+        self.page.keyboard.press("Enter")
+
+    def list(self, query):
+        "Once the list of this query stands: its distances, and the crops with their pictures there."
+        self.page.wait_for_function("([w, q]) => w.querySelector('.rb-list .rb-caption')?.textContent === q && w.querySelector('.rb-hit img[src]') && w.querySelector('.rb-list > .rb-figure img[src]')",
+                                    arg=[self.part("Ranked list").element_handle(), f"query {query}"])
+        self.ranked = self.part("Ranked list")
+        return [float(d) for d in self.ranked.locator(".rb-list").first.locator(".rb-hit .rb-pad + .rb-caption").all_inner_texts()]
+
+    def asks(self):
+        return crop_pixels(self.ranked.locator(".rb-list img").first)
+
+
+def test_own_pictures_and_models(opened, tmp_path):
+    "Uploads, a folder, a model's file, and what is none of these."
+    import torch
+    from PIL import Image
+
+    from reidbench.nets.identity import IdentityNet
+    from reidbench.nets.weights import save_model
+    from reidbench.widgets.workbench import demo_people
+
+    known = demo_people().gallery.path[5]
+    shutil.copy(known, tmp_path / "known.jpg")
+    noise = torch.Generator().manual_seed(0)
+    for name in ("noise.png", "folder/one.png", "folder/two.png", "folder/three.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray((torch.rand(8, 4, 3, generator=noise) * 255).byte().numpy()).resize((70, 150)).save(tmp_path / name)
+    shutil.copy(tmp_path / "folder/one.png", tmp_path / "folder/again.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "noise.png").read_bytes()[:70])
+    (tmp_path / "half.safetensors").write_bytes(b"half")
+    (tmp_path / "nothing").mkdir()
+    torch.manual_seed(1)
+    save_model(tmp_path / "mine.safetensors", IdentityNet("resnet10", 3), size=[128, 64], data="nothing yet", method="baseline")
+
+    tab = opened(dark=False, width=1440)
+    page, own = tab.page, Own(tab.page)
+    first = own.asks()
+    own.upload(tmp_path / "known.jpg", tmp_path / "half.png", tmp_path / "noise.png")
+    assert "`half.png` is not an image I can read" in own.told("asked with 2 pictures")
+    distances, asked = own.list(81), own.asks()  # of the 81 queries of the town, counted from 0, it is the next
+    assert "82 of 83" in own.ranked.inner_text() and "nobody told" in own.ranked.get_by_role("status").inner_text()
+    assert asked != first and distances[0] < 0.01 < distances[1]  # it is in the gallery
+    own.ranked.get_by_role("button", name="next").click()
+    others = own.list(82)
+    assert own.asks() not in (asked, first) and min(others) > 0.5 and "83 of 83" in own.ranked.inner_text()
+
+    for folder, said in ((tmp_path / "nowhere", "no folder at"), (tmp_path / "nothing", "holds no pictures")):
+        own.type("a folder of pictures", folder)
+        assert own.told(said).startswith("✗")
+    assert own.list(82) == others  # what was there is there
+    own.type("a folder of pictures", tmp_path / "folder")
+    page.get_by_text("4 queries, 4 gallery pictures").wait_for()
+    seen = [own.list(0)]
+    assert len(seen[0]) == 4 and seen[0][:2] == [0, 0] and seen[0][2] > 0.1  # a picture and its copy
+    assert own.part("Attack distances").count() == 0 and "8 of 8 points shown" in own.part("Degradation map").inner_text()
+
+    for model, said in (("no_such_model", "no model 'no_such_model'"), (tmp_path / "half.safetensors", "half.safetensors")):
+        own.type("a model", model)
+        assert own.told(said).startswith("✗")
+    own.type("a model", tmp_path / "mine.safetensors")
+    assert "128 x 64 pixels" in own.told("mine answers")
+    assert "street-resnet10, mine" in page.locator(".widget-html").first.inner_text()
+    seen.append(own.list(0))
+    assert seen[1][:2] == [0, 0] and seen[1] != seen[0]
+    status = own.part("Activation map").get_by_role("status")
+    page.get_by_role("tab", name="Activation").click()
+    page.wait_for_function("(s) => /layer|mean activation, \\d+ ms/.test(s.textContent)", arg=status.element_handle())
+
+    own.ranked.locator(".rb-hit").nth(3).click()  # the one that is least alike, through another model and another camera
+    note, slider = own.ranked.locator(".rb-caption").last, own.part("Quality score")
+    page.wait_for_function("(n) => n.textContent.includes('rank 4 of 4')", arg=note.element_handle())
+    before, made = note.inner_text(), slider.get_by_alt_text("re-rendered")
+    page.wait_for_function("(w) => /score \\d+, \\d/.test(w.textContent)", arg=slider.element_handle())
+    picture = crop_pixels(made)
+    slider.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("([n, was]) => n.textContent !== was && n.textContent.includes('rank')", arg=[note.element_handle(), before])
+    page.wait_for_function("(w) => w.textContent.includes('score 0, ')", arg=slider.element_handle())
+    assert crop_pixels(made) != picture and note.inner_text().split("distance ")[1] != before.split("distance ")[1]
+    own.ranked.get_by_label("model", exact=True).select_option("street-resnet10")
+    page.wait_for_function("(w) => w.textContent.includes('street-resnet10: nobody')", arg=own.ranked.element_handle())
+    page.wait_for_function("([w, d]) => w.querySelectorAll('.rb-hit')[2]?.textContent.includes(d)", arg=[own.ranked.element_handle(), f"{seen[0][2]:.3f}"])
+    assert own.list(0) == seen[0]  # the first model, and nothing left of what was tried with the second
+    tab.picture("workbench_own_light_1440")
 
 
 def answers_soon(address, process):
