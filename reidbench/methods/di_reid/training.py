@@ -479,7 +479,7 @@ def exchanged(
     "What is on the first, taken as badly as the second: [N, 3, H, W] in [0, 1]."
     return torch.cat([ddgan.combine(ddgan.decompose(a)[0], ddgan.decompose(b)[1]) for a, b in zip(contents.split(batch), givers.split(batch))])
 
-
+# %% ../../../nbs/methods/di_reid/50_training.ipynb #ca1372c1
 @torch.no_grad()
 def appraise(
     ddgan,              # a DDGAN

@@ -546,10 +546,10 @@ def appraise(
     batch=64,           # pictures at a time
 ):
     "Figures of an adjuster on unseen people, as a dict."
-    kind, lies = adjuster.config["kind"], adjuster.bounds.device
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # here, because whoever only adjusts pictures need not wait for them
     from sklearn.metrics import roc_auc_score
 
+    kind, lies = adjuster.config["kind"], adjuster.bounds.device
     people = pd.concat([benchmark.query, benchmark.gallery], ignore_index=True)
     people = people[people["pid"] > 0].reset_index(drop=True)
     pixels = Pixels(people, tuple(adjuster.config["size"]))

@@ -234,7 +234,7 @@ def ship(
     if kind not in SHIPPED:
         raise ValueError(f"no adjuster {kind!r} comes with the project; there are {', '.join(SHIPPED)}")
     town, to = benchmarks.load("street", root=root), Path(to)
-    start, fewer = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"iterations": 3000, "adjuster_lr": 3e-4})
+    start, fewer = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"iterations": 1000, "adjuster_lr": 3e-4})
     run = train_adjuster(town, small(degradation=kind, **{"clip": 5.0, **fewer, **changes}), Path(folder) / kind, start=start)
     found = [appraise(run.model.cpu(), town, seed, limit=limit) for seed in range(3)]
     run.record.metrics = {k: float(np.mean([f[k] for f in found])) for k in found[0] if isinstance(found[0][k], float)}
