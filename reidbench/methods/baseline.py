@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BaselineSettings', 'identification', 'small', 'Run', 'Trainer', 'searched', 'measure', 'write_run', 'same_training',
-           'finished', 'stage_folder', 'train', 'ship', 'shipped_identity']
+           'finished', 'stage_folder', 'train', 'ship', 'shipped_identity', 'ship_from_terminal']
 
 # %% ../../nbs/methods/10_baseline.ipynb #9bedc9d2
 import hashlib
 import json
 import os
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -332,3 +333,16 @@ def shipped_identity(
 ):
     "The small IdentityNet that comes with the project: 128 x 64 pixels, trained on the sample set."
     return load_identity(shipped("identity", folder), device)
+
+
+def ship_from_terminal(
+    ship,  # a method's function: kind -> Run
+    what,  # that it makes, for the message
+):
+    "`python -m reidbench.methods.METHOD KIND`, from the root of a checkout."
+    if len(sys.argv) != 2:
+        sys.exit(f"which {what}? python -m {ship.__module__.rpartition('.')[0]} resolution (or illumination), from the root of a checkout")
+    try:
+        print(ship(sys.argv[1]).record.metrics)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,17 +1,6 @@
 "`python -m reidbench.methods.di_reid resolution`: make a DDGAN that ships."
-import sys
-
-
-def main():
-    from reidbench.methods.di_reid.training import ship
-
-    if len(sys.argv) != 2:
-        sys.exit("which DDGAN? python -m reidbench.methods.di_reid resolution (or illumination), from the root of a checkout")
-    try:
-        print(ship(sys.argv[1]).record.metrics)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-
+from reidbench.methods.baseline import ship_from_terminal
+from reidbench.methods.di_reid.training import ship
 
 if __name__ == "__main__":
-    main()
+    ship_from_terminal(ship, "DDGAN")
