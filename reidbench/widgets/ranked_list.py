@@ -51,6 +51,7 @@ class Search:
         metric="euclidean",  # or "cosine"
     ):
         self.query, self.gallery, self.metric, self.replaced = query, gallery, metric, {}
+        self._rows = {path: [row] for row, path in enumerate(() if gallery.path is None else gallery.path)}
         self.distances = Distances(query, gallery, metric)
 
     def add(self, vector, pid=-1, camid=-1):
@@ -58,7 +59,7 @@ class Search:
         self.fits(vector)
         q = self.query
         cameras = None if q.camid is None else np.append(q.camid, camid)
-        self.query = Embeddings(np.vstack([q.values, vector]), np.append(q.pid, pid), cameras)
+        self.query = Embeddings(np.vstack([q.values, vector]), np.append(q.pid, pid), cameras, None if q.path is None else [*q.path, None])
         self.distances = Distances(self.query, self.gallery, self.metric)
 
     def fits(self, vector):
@@ -78,8 +79,9 @@ class Search:
         return found
 
     def marks(self, q):
-        "1 right, 0 wrong, -1 not counted (junk, or the same person by the same camera), -2 nobody knows (who asks has pid -1), [G]."
+        "1 right, 0 wrong, -1 not counted (junk, the same person by the same camera, or the picture that asks), -2 nobody knows (who asks has pid -1), [G]."
         same, out = self.gallery.pid == self.query.pid[q], self.gallery.pid == -1
+        out[self._rows.get(None if self.query.path is None else self.query.path[q], [])] = True
         if self.query.camid is not None and self.gallery.camid is not None:
             out = out | (same & (self.gallery.camid == self.query.camid[q]) & (self.query.camid[q] != -1))
         return np.where(out, -1, same.astype(int) if self.query.pid[q] != -1 else -2)

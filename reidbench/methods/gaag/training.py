@@ -58,8 +58,8 @@ class Generation:
         self.drawn = 0 if s.ablation == "no-augment" else s.generated - (self.attacks and s.attack_in_generated)
         if self.attacks and (attacker is None or teacher is None):
             raise ValueError(f"ablation {s.ablation!r} needs an attacker and its teacher")
-        self.adjuster = still(adjuster)
-        self.attacker, self.teacher = (still(attacker), frozen(still(teacher))) if self.attacks else (None, None)
+        self.adjuster = frozen(adjuster)
+        self.attacker, self.teacher = (still(attacker), frozen(teacher)) if self.attacks else (None, None)
 
     def to(self, device):
         for m in (self.adjuster, self.attacker, self.teacher):
@@ -234,7 +234,7 @@ def ship(
     if kind not in SHIPPED:
         raise ValueError(f"no adjuster {kind!r} comes with the project; there are {', '.join(SHIPPED)}")
     town, to = benchmarks.load("street", root=root), Path(to)
-    start, fewer = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"iterations": 1000, "adjuster_lr": 3e-4})
+    start, fewer = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"iterations": 3000, "adjuster_lr": 3e-4})
     run = train_adjuster(town, small(degradation=kind, **{"clip": 5.0, **fewer, **changes}), Path(folder) / kind, start=start)
     found = [appraise(run.model.cpu(), town, seed, limit=limit) for seed in range(3)]
     run.record.metrics = {k: float(np.mean([f[k] for f in found])) for k in found[0] if isinstance(found[0][k], float)}
