@@ -9,12 +9,10 @@ registry into outputs/peers.
 """
 import argparse
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 import torch
-from timing import PEERS, line, pairs, pip
+from timing import line, pairs, peer
 from torch import nn
 
 from reidbench.attacks.base import attacked
@@ -24,20 +22,6 @@ from reidbench.nets.external import load
 from reidbench.nets.identity import IdentityNet
 
 STEPS = dict(eps=5 / 255, step=1 / 255, iterations=15)
-
-
-def fetch():
-    "torchattacks, or None where it cannot be had (what it asks for besides is here, newer)."
-    place = PEERS / "torchattacks"
-    try:
-        if not place.is_dir():
-            pip("install", "--no-deps", "--target", str(place), "torchattacks==3.5.1")
-        sys.path.append(str(place))
-        import torchattacks
-        return torchattacks
-    except (subprocess.CalledProcessError, OSError, ImportError) as error:
-        print(f"not to be had: torchattacks ({type(error).__name__}: {error})", file=sys.stderr)
-        return None
 
 
 class TwoLogits(nn.Module):
@@ -70,10 +54,10 @@ def side_by_side(args):
     name, size, batch = ("resnet18", (128, 64), 4) if args.quick else ("resnet50", (256, 128), 32)
     net, dice = settled(name), torch.Generator().manual_seed(1)
     images, guides = (torch.rand(batch, 3, *size, generator=dice) for _ in range(2))
-    peer = fetch()
-    if peer is None:
+    torchattacks = peer("torchattacks", "3.5.1")
+    if torchattacks is None:
         return
-    theirs = peer.PGD(TwoLogits(net, guides).eval(), eps=STEPS["eps"], alpha=STEPS["step"], steps=STEPS["iterations"], random_start=False)
+    theirs = torchattacks.PGD(TwoLogits(net, guides).eval(), eps=STEPS["eps"], alpha=STEPS["step"], steps=STEPS["iterations"], random_start=False)
     label = torch.ones(batch, dtype=torch.long)
     print(f"{name}, {size[0]} x {size[1]}, {batch} pictures, {STEPS['iterations']} steps, {torch.get_num_threads()} threads, {args.pairs} interleaved pairs: ours, theirs, median ratio")
     for precision, wanted in (("fp32", "at least 2x"), ("bf16", "at least 3.8x")):

@@ -9,14 +9,12 @@ call takes. All weights are drawn: speed does not depend on them.
 import argparse
 import json
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1")  # the compiler's best for inference: weights laid out once
 import torch
 import torchvision
-from timing import PEERS, alone, line, pairs, peak_memory, pip, seconds
+from timing import alone, line, pairs, peak_memory, peer, seconds
 from torch import nn
 
 from reidbench.explain.occlusion import mask_corners, mask_side, occlude, sensitivity
@@ -48,20 +46,6 @@ def picture(size=SIZE):
 
 
 # -- the peers ------------------------------------------------------------------------------------------------------
-def fetch_captum():
-    "captum's Occlusion, or None where it cannot be had."
-    try:
-        place = PEERS / "captum"
-        if not place.is_dir():
-            pip("install", "--no-deps", "--target", str(place), "captum==0.9.0")
-        sys.path.append(str(place))
-        from captum.attr import Occlusion
-        return Occlusion
-    except (subprocess.CalledProcessError, OSError, ImportError) as error:
-        print(f"not to be had: captum ({type(error).__name__}: {error})", file=sys.stderr)
-        return None
-
-
 def by_captum(occlusion, net, image, per_eval):
     "A call of captum, and the list in which it notes the pictures of each batch."
     side, seen = mask_side(*image.shape[2:]), []
@@ -115,10 +99,10 @@ def side_by_side(args, parts):
 
 
 def with_captum(args, parts, net, image, ours, half, positions, goals):
-    occlusion = fetch_captum()
-    if occlusion is None:
+    captum = peer("captum", "0.9.0")
+    if captum is None:
         return
-    trials = {k: by_captum(occlusion, net, image, k) for k in ((8, 16) if args.quick else (1, 4, 8, 16, 32, 64))}
+    trials = {k: by_captum(captum.attr.Occlusion, net, image, k) for k in ((8, 16) if args.quick else (1, 4, 8, 16, 32, 64))}
     took = {k: seconds(call) for k, (call, _) in trials.items()}
     best = min(took, key=took.get)
     call, visited = trials[best][0], sum(trials[best][1]) - 1  # the first picture is the plain one

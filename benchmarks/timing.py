@@ -1,4 +1,5 @@
 "What the benchmarks share: interleaved pairs, medians of ratios, peak memory, peers from the package registry."
+import importlib
 import json
 import resource
 import statistics
@@ -32,6 +33,18 @@ def line(what, ours, theirs, ratio, wanted="", width=74):
 def pip(*args):
     "The package registry's ordinary client."
     subprocess.run([sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args], check=True, capture_output=True)
+
+
+def peer(name, version):
+    "A package from the registry, without what it asks for besides, imported; None where it cannot be had."
+    place = PEERS / name
+    try:
+        if not place.is_dir():
+            pip("install", "--no-deps", "--target", str(place), f"{name}=={version}")
+        sys.path.append(str(place))
+        return importlib.import_module(name)
+    except (subprocess.CalledProcessError, OSError, ImportError) as error:
+        print(f"not to be had: {name} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def peak_memory():

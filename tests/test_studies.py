@@ -1,11 +1,6 @@
-"Studies as they happen: killed and gone on with, shared by two runs, spread over a cluster, failed seeds, missing sets, records of other versions."
+"Studies as they happen: shared models, stages and attacked pictures, failed seeds, missing sets, records of other versions."
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
 import types
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,24 +50,6 @@ def study(sets, folder, **more):
     return Study(more.pop("table", rows(*TWO)), root=sets, folder=folder, budget="small", **{"seeds": 2, "changes": QUICK, **more})
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_studies import *
-study({sets!r}, {folder!r}, {more}).run({engine!r})
-"""
-
-
-def script(tmp_path, sets, folder, engine="local", more=""):
-    file = tmp_path / "run.py"
-    file.write_text(SCRIPT.format(tests=os.path.dirname(__file__), sets=str(sets), folder=str(folder), more=more, engine=engine))
-    return [sys.executable, str(file)]
-
-
-def environment(root):
-    return {**os.environ, "PYTHONPATH": str(root)}
-
-
 def what_counts(folder):
     "All records without times."
     found = {}
@@ -117,70 +94,6 @@ def test_every_cell_has_its_record(unbroken, sets):
             assert r.seed == seed and r.settings["dropout"] == dict(run.choice)["dropout"] and r.weights and r.surroundings["versions"]["torch"] and r.memory > 0 and r.seconds > 0
             assert len(r.data["fingerprint"]) == 64 and len(r.curves["loss"]) == 2 and len(r.details["per_query"]["ap"]) == 4
             assert np.mean(r.details["per_query"]["ap"]) == pytest.approx(r.metrics["mAP"], abs=1e-4)
-
-
-def test_killed_anywhere_ends_the_same(unbroken, sets, tmp_path, root):
-    "SIGKILL at the first checkpoint, at the first record, in the second seed; then to the end."
-    folder = tmp_path / "study"
-    wanted = [lambda: list(folder.glob("trainings/*/checkpoint/*")), lambda: list(folder.glob("records/*/*.json")), lambda: len(list(folder.glob("records/*/*.json"))) == 2 and list(folder.glob("trainings/*seed1/checkpoint/*"))]
-    for seen in wanted:
-        process = subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.DEVNULL)
-        end = time.time() + 120
-        while not seen() and process.poll() is None:
-            assert time.time() < end
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    subprocess.run(script(tmp_path, sets, folder), env=environment(root), check=True, stderr=subprocess.DEVNULL)
-    assert not differ(folder, unbroken)
-
-
-def test_two_runs_share_the_work(unbroken, sets, tmp_path, root):
-    folder = tmp_path / "study"
-    both = [subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [p.communicate(timeout=240)[1] for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
-    begun = [line.split("running ")[1] for text in said for line in text.splitlines() if "; running " in line]
-    assert len(begun) == len(set(begun)) == 4
-    assert not differ(folder, unbroken)
-
-
-def test_two_processes_train_one_cell(sets, tmp_path, root):
-    "torchrun with gloo: both train, one searches and writes."
-    folder = tmp_path / "study"
-    python, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
-    done = subprocess.run([python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", file], env=environment(root), capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stderr.count("; running ") == 2  # the first process alone reports
-    assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
-
-
-def test_a_cluster_of_two_nodes_and_a_killed_worker(unbroken, sets, tmp_path, root):
-    "Every job on a worker; one worker is killed at its first checkpoint; the records are those of the quiet run."
-    pytest.importorskip("ray")
-    import psutil
-    import ray
-    from ray.cluster_utils import Cluster
-
-    folder, killed = tmp_path / "study", []
-    cluster = Cluster()
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=150_000_000, include_dashboard=False)
-
-    def kill():
-        while not list(folder.glob("trainings/*/checkpoint/*")):
-            time.sleep(0.005)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::_on_a_worker" in " ".join(p.info["cmdline"] or [])]
-        killed.append(workers[0].pid)
-        workers[0].kill()
-
-    watcher = threading.Thread(target=kill, daemon=True)
-    watcher.start()
-    try:
-        study(sets, folder).run("ray", quiet=True, address=cluster.address)
-    finally:
-        cluster.shutdown()
-    assert killed and not differ(folder, unbroken)
 
 
 def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
