@@ -479,7 +479,8 @@ def test_embeddings(images, options, width):
     parts = net.parts(images)
     if options.get("search") != "neck" and options.get("use", "both") == "both":
         expected = torch.cat([parts.invariant, parts.sensitive if parts.attention is None else parts.sensitive * parts.attention], 1)
-        assert torch.equal(found, expected)
+        assert torch.equal(found, torch.nn.functional.normalize(expected))
+    assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5)
     assert parts.attention is None or (parts.attention.shape == (4, 512) and 0 < parts.attention.min() and parts.attention.max() < 1)
     net.train()
     answers = net(images)
@@ -533,6 +534,9 @@ def test_every_row_of_table_3(colours, teacher):
 def test_without_invariance_there_is_no_first_stage(colours, teacher, tmp_path):
     run = train(colours, quick(ablation="no-invariance"), tmp_path, True, identity=teacher)
     assert not (tmp_path / "ddgan").exists() and run.model.attention is None
+    begun = DFENTrainer(colours, quick(ablation="no-invariance"), identity=teacher).network()  # no weights are named: both networks begin as E_id
+    trunk, known = begun.content_encoder.trunk.state_dict(), teacher.backbone.state_dict()
+    assert all(torch.equal(trunk[k], known[k]) for k in trunk) and all(torch.equal(v, known[k]) for k, v in begun.sensitive.state_dict().items())
 
 
 def test_a_stage_that_was_stopped_goes_on(colours, teacher, tmp_path, monkeypatch):
@@ -576,12 +580,21 @@ def test_finished_stages_are_found_again(colours, tmp_path, monkeypatch):
         train(colours, replace(settings, recon=3.0), tmp_path, quiet=True)
 
 
-def test_rows_that_differ_in_the_second_stage_share_the_first(colours, tmp_path):
-    for row in ("full", "invariant-only"):
-        train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages")
-    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "identity"]
+def test_rows_share_what_they_have_in_common(colours, images, tmp_path, monkeypatch):
+    counted, step = [], DFENTrainer.step
+    monkeypatch.setattr(DFENTrainer, "step", lambda self, loop, batch: counted.append(1) or step(self, loop, batch))
+    runs = {row: train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages") for row in ("invariant-only", "full")}
+    once = len(counted)
+    alone = train(colours, quick(), tmp_path / "alone", True)
+    assert len(counted) == 2 * once and weights_hash(runs["full"].model) == weights_hash(runs["invariant-only"].model) == weights_hash(alone.model)  # what is searched with alone differs
+    for row, use in (("full", "both"), ("invariant-only", "invariant")):
+        read, told = load_dfen(tmp_path / row / "model.safetensors"), Record.load(tmp_path / row / "record.json")
+        assert read.config["use"] == runs[row].model.config["use"] == use and told.settings["ablation"] == row and told.metrics == runs[row].record.metrics
+        assert torch.equal(train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages").model.embed(images), read.embed(images)) and len(counted) == 2 * once
+    assert runs["full"].record.metrics == alone.record.metrics
+    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "dfen", "identity"]
     train(colours, quick(ablation="no-multi-scale"), tmp_path / "other", True, stages=tmp_path / "stages")
-    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "ddgan", "identity"] and not (tmp_path / "other" / "ddgan").exists()
+    assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "ddgan", "dfen", "identity"] and not (tmp_path / "other" / "ddgan").exists()
 
 
 def test_a_shared_stage_is_for_one_at_a_time(colours, teacher, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 from reidbench.core.base import keyed
 from reidbench.core.record import Record
 from reidbench.data import benchmarks, degrade
+from reidbench.data.augment import Flip
 from reidbench.data.batches import Batch, Pixels
 from reidbench.data.people import Benchmark
 from reidbench.data.quality import domains, psnr, sharpness
@@ -246,12 +247,21 @@ def test_shipping_trains_appraises_and_goes_on(tmp_path, colours, monkeypatch):
         adjusting.train_adjuster(colours, tiny(widths={**SMALL, "dim": 24}), quiet=True, start=first.model)
     assert weights_hash(shipped_adjuster("illumination", folder=tmp_path / "weights")) == run.record.weights
     record = Record.load(tmp_path / "weights" / "illumination.json")
-    assert record.settings["clip"] == 5.0 and record.settings["degradation"] == "illumination" and record.settings["strength"] == [1.0, 3.5]
+    assert record.settings["adjuster_clip"] == 5.0 and record.settings["degradation"] == "illumination" and record.settings["strength"] == [1.0, 3.5]
     assert record.metrics["psnr"] == pytest.approx(np.mean([d["psnr"] for d in record.details["appraised"]])) and len(record.details["appraised"]) == 3
     again = gaag.ship("illumination", folder=tmp_path / "runs", to=tmp_path / "weights", limit=4, **own)
     assert again.record.seconds == run.record.seconds  # read, not trained again
     with pytest.raises(ValueError, match="there are resolution, illumination"):
         gaag.ship("blur")
+
+
+def test_the_attacker_learns_from_pictures_as_stage_3_changes_them(colours, tmp_path):
+    pixels, mirror = Pixels(colours.train, (64, 32)), Flip(1.0)
+    plain, flipped = (Groups(colours.train, pixels, 4, 2, 9, transforms=t).at(3) for t in ((), [mirror]))
+    assert torch.equal(flipped.images, plain.images.flip(3)) and torch.equal(flipped.labels, plain.labels)
+    gaag.train(colours, tiny(flip=1.0, ablation="full"), tmp_path, quiet=True)
+    told = json.loads(next(tmp_path.rglob("attacker/training.json")).read_text())
+    assert told["transforms"]["Flip"] == vars(mirror)
 
 
 def test_ways_to_spoil():
@@ -684,7 +694,7 @@ def test_bad_input_of_the_identity_losses(wrong, says):
 
 
 def test_equation_20_and_who_gets_gradients(colours, adjuster, teacher):
-    s = tiny(ablation="full", cls=0.5, sc=3.0, w=2.0)
+    s = tiny(ablation="full", cls=0.5, sc=3.0, w=2.0, unit_embeddings=False)
     attacker = Attacker(adjuster.cue.dim, adjuster.bounds.tolist())
     generation = Generation(s, adjuster, attacker, teacher)
     trainer = GAAGTrainer(colours, s, quiet=True, generation=generation)

@@ -17,20 +17,20 @@ function render(context) {
 
   const key = (model) => [model, get("query"), get("k"), +get("junk"), get("turn")].join("|");
   const camera = (c) => (c === null || c === undefined ? "" : "camera " + c);
-  function crop(name, caption, kind, props, mark) {
-    const src = get("pictures")[name], map = get("pictures")["m" + name];
+  function crop(first, name, caption, kind, props, mark) {
+    const src = get("pictures")[name], map = first && get("maps") && get("pictures")["m" + name]; // the maps are the first model's
     const img = src === "" ? h("span.lost", {}, "unreadable") : h("img.crop", { alt: caption[0], ...(src && { src }) });
-    return h("figure.figure" + kind, props, h("span.pad", {}, img, mark), get("maps") && map ? h("img.crop", { alt: "activation", src: map }) : null, ...caption.map((c) => h("span.caption", {}, c)));
+    return h("figure.figure" + kind, props, h("span.pad", {}, img, mark), map ? h("img.crop", { alt: "activation", src: map }) : null, ...caption.map((c) => h("span.caption", {}, c)));
   }
   function row(model, first) {
     const found = get("lists")[key(model)], q = get("query"), box = h("div.row.list", { role: "listbox", ariaLabel: model || "ranked list" });
-    box.append(crop("q" + q, ["query " + q, camera(found?.camera)], "", {}));
+    box.append(crop(first, "q" + q, ["query " + q, camera(found?.camera)], "", {}));
     if (!found) return box;
     found.rows.forEach(([g, distance, right, cam], i) => {
       const kind = right > 0 ? ["right", "✓"] : right === 0 ? ["wrong", "✗"] : right > -2 ? ["junk", "–"] : ["open", "?"], picked = get("chosen") === g;
       const props = { tabIndex: first && i === 0 ? 0 : -1, role: "option", ariaSelected: String(picked), ariaLabel: `${i + 1}: ${["", "same camera, not counted", "wrong", "right"][right + 2]}, distance ${number(distance)}`,
         onclick: () => ui.set("chosen", picked ? -1 : g), onkeydown: keyed };
-      box.append(crop("g" + g, [number(distance), camera(cam)], `.hit.${kind[0]}${picked ? ".picked" : ""}`, props, h("b.mark", {}, kind[1])));
+      box.append(crop(first, "g" + g, [number(distance), camera(cam)], `.hit.${kind[0]}${picked ? ".picked" : ""}`, props, h("b.mark", {}, kind[1])));
     });
     const nobody = found.rows[0]?.[2] === -2, say = nobody ? "nobody told who this is" : found.valid ? `AP ${number(found.ap)}, first right at rank ${found.first}, ${found.valid} to find` : "0 valid matches for this query after removing same-camera images";
     return h("div", {}, h("span.caption", {}, (model ? model + ": " : "") + say), box);

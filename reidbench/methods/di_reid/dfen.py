@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 # %% ../../../nbs/methods/di_reid/30_dfen.ipynb #a5287ee8
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ...core.base import check_images
@@ -115,10 +116,14 @@ class _Begin:
         self,
         ddgan=None,    # DDGAN: content encoder and D_d
         identity=None, # IdentityNet: the sensitive features' network
+        trunk=False,   # the content encoder's trunk begins as the IdentityNet too: where there is no DDGAN
     ):
         "Take over what was trained before; returns itself."
         if identity is not None:
-            self.sensitive.load_state_dict(identity.backbone.state_dict())
+            known = identity.backbone.state_dict()
+            self.sensitive.load_state_dict(known)
+            if trunk:
+                self.content_encoder.trunk.load_state_dict({k: known[k] for k in self.content_encoder.trunk.state_dict()})
         if ddgan is not None:
             state = ddgan.content_encoder.state_dict()
             self.content_encoder.load_state_dict({k: state[k] for k in self.content_encoder.state_dict()})
@@ -187,15 +192,17 @@ class DFEN(nn.Module, _Begin):
         self,
         images,  # [N, 3, H, W] in [0, 1]
     ):
-        "The embedding [N, D], float32; gradients reach the pixels."
+        "The embedding [N, D], float32, of length 1 (the code; Eq. 13 names no distance); gradients reach the pixels."
         parts, use = self.parts(check_images(images)), self.config["use"]
         features = {"inv": parts.invariant, "sen": parts.sensitive, "both": identity_feature(*parts)}
         name = {"both": "both", "invariant": "inv", "sensitive": "sen"}[use]
         if self.config["search"] == "concat":
-            return features[name].float()
-        if use == "both" and self.config["heads"] == "fc512":  # the code: both short vectors side by side
-            return torch.cat([self.heads[n](features[n])[1] for n in ("sen", "inv")], 1).float()
-        return self.heads[name](features[name])[1].float()
+            found = features[name]
+        elif use == "both" and self.config["heads"] == "fc512":  # the code: both short vectors side by side
+            found = torch.cat([self.heads[n](features[n])[1] for n in ("sen", "inv")], 1)
+        else:
+            found = self.heads[name](features[name])[1]
+        return F.normalize(found.float())  # the attention makes f_sen of a bad picture short: raw distances would rank by length
 
 # %% ../../../nbs/methods/di_reid/30_dfen.ipynb #85c81c74
 def load(

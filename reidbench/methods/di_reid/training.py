@@ -7,6 +7,7 @@ __all__ = ['ABLATIONS', 'SUPERVISION', 'FIRST_STAGE', 'DIREIDSettings', 'identit
            'Decomposition', 'DFENTrainer', 'small', 'train', 'exchanged', 'appraise', 'ship']
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #ce09b8e3
+import copy
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -400,7 +401,7 @@ class DFENTrainer(Trainer):
         settings=None, # DIREIDSettings
         folder=None, quiet=False,
         identity=None, # IdentityNet: the sensitive features begin as E_id
-        ddgan=None,    # DDGAN of the first stage; None: the content encoder begins with the settings' weights
+        ddgan=None,    # DDGAN of the first stage; None: the content encoder begins with the settings' weights, as E_id where they name none
     ):
         super().__init__(benchmark, settings or DIREIDSettings(), folder, quiet)
         self.identity, self.ddgan = identity, ddgan
@@ -413,7 +414,7 @@ class DFENTrainer(Trainer):
         how = {"multi_scale": True, "attention": True, "use": "both", **ABLATIONS[s.ablation]}
         net = DFEN(s.backbone, self.classes, s.widths, reduced=s.reduced, degree_scales=s.scales, cue=s.cue, heads=s.heads, search=s.search, last_stride=s.last_stride, pool=s.pool,
                    weights=s.weights if self.ddgan is None else None, **how)
-        return net.start_from(self.ddgan, self.identity)
+        return net.start_from(self.ddgan, self.identity, trunk=self.ddgan is None and s.weights is None)
 
     def losses(self, loop, batch):
         "Eq. 14, term by term."
@@ -421,13 +422,23 @@ class DFENTrainer(Trainer):
         found = {name: Trained(gathered(t.logits), gathered(t.features)) for name, t in loop.nets["model"](batch.images).items()}
         return identity_losses(found, gathered(batch.labels), s.lambdas, s.margin, s.smoothing)
 
+    def taken_from(self, run):
+        "The Run of a training that differs in nothing but what is searched with, written as this one's."
+        net = copy.deepcopy(run.model)
+        net.config["use"] = ABLATIONS[self.settings.ablation].get("use", "both")
+        record = replace(run.record, settings=asdict(self.settings), metrics=baseline.measure(net, self.benchmark, self.settings.size))
+        if processes(self.settings.device, self.settings.processes).is_main_process:
+            baseline.same_training(self)
+            baseline.write_run(self, net, record)
+        return Run(net, record)
+
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #63f3dcba
 def small(
     settings=None,  # DIREIDSettings; None: the paper's
     **changes,      # settings that shall differ
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, few and larger steps, a graded D_d."
-    cut = dict(widths="narrow", iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16)
+    cut = dict(widths="narrow", degree_scales=1, iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16)
     return baseline.small(settings or DIREIDSettings(), **{**cut, **changes})
 
 def train(
@@ -437,7 +448,7 @@ def train(
     quiet=False,
     identity=None,  # an IdentityNet trained on the same people (BaselineSettings as by `identity_settings`); None: it is trained first
     ddgan=None,     # a DDGAN of them; None: it is trained
-    stages=None,    # folder in which several trainings share E_id and DDGAN; None: they lie in `folder`
+    stages=None,    # folder in which several trainings share E_id, DDGAN and what differs in the search alone; None: the first two lie in `folder`
 ):
     "Train E_id, the DDGAN and the DFEN; returns Run(model, record). `record.surroundings['stages']` tells of the first two."
     s, place, told = settings or DIREIDSettings(), Path(folder) if folder is not None else None, {}
@@ -452,7 +463,12 @@ def train(
         with stage_folder(second, folder, stages, "ddgan"):
             ddgan, told["ddgan"] = second.fit()
     trainer = DFENTrainer(benchmark, s, folder, quiet, identity, None if s.ablation == "no-invariance" else ddgan)
-    run = finished(trainer, processes(s.device, s.processes).device, load_dfen) or trainer.fit()
+    run, device = None, processes(s.device, s.processes).device
+    if stages is not None and set(ABLATIONS[s.ablation]) <= {"use"}:
+        whole = DFENTrainer(benchmark, replace(s, ablation="full"), None, quiet, identity, ddgan)
+        with stage_folder(whole, folder, stages, "dfen"):
+            run = finished(trainer, device, load_dfen) or trainer.taken_from(finished(whole, device, load_dfen) or whole.fit())
+    run = run or finished(trainer, device, load_dfen) or trainer.fit()
     run.record.surroundings["stages"] = plain({n: {"seconds": r.seconds, "curves": r.curves, "metrics": r.metrics} for n, r in told.items()})
     if place is not None:
         run.record.save(place / "record.json")
@@ -527,7 +543,7 @@ def ship(
     if kind not in SHIPPED:
         raise ValueError(f"no DDGAN {kind!r} comes with the project; there are {', '.join(SHIPPED)}")
     town, to, folder = benchmarks.load("street", root=root), Path(to), Path(folder)
-    start, fewer = (None, {"iterations": 2500}) if kind == SHIPPED[0] else (load_ddgan(to / f"ddgan-{SHIPPED[0]}.safetensors"), {"iterations": 1500, "degree_scales": 1})
+    start, fewer = (None, {"iterations": 2500}) if kind == SHIPPED[0] else (load_ddgan(to / f"ddgan-{SHIPPED[0]}.safetensors"), {"iterations": 1500})
     settings = small(degradation=kind, **{**fewer, **changes})
     first = Trainer(town, identity_settings(settings), folder / "identity")
     identity = (finished(first) or first.fit()).model

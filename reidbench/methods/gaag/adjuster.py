@@ -86,6 +86,7 @@ class _AdjusterSettings(BaselineSettings):
     batch: int = 8                    # triplets a step, stages 1 and 2
     iterations: int = 50000           # stage 1
     adjuster_lr: float = 1e-4         # stage 1, Adam
+    adjuster_clip: float | None = None  # stage 1, largest norm of the gradient; None: `clip`
     rec: float = 2.0                  # lambda_rec, Eq. 7
     reg: float = 1.0                  # lambda_reg, Eq. 7
     reg_spoiled: float = 0.0          # not in the paper: pull on the scores of spoiled pictures towards -1 (ours)
@@ -163,9 +164,10 @@ def _check(s):
 def stage_settings(
     settings,  # GAAGSettings
     epochs,    # pieces of the stage between two checkpoints
+    **changes, # LoopSettings of this stage alone
 ):
     "What the loop needs to know for a stage counted in iterations."
-    return LoopSettings(**{**{f.name: getattr(settings, f.name) for f in fields(LoopSettings)}, "epochs": epochs})
+    return LoopSettings(**{**{f.name: getattr(settings, f.name) for f in fields(LoopSettings)}, "epochs": epochs, **changes})
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #1b09e074
 class _Reading(nn.Module):
@@ -356,7 +358,7 @@ class Triplets:
         return Triplet(*images, spoiled, graded.to(self.device), asked.to(self.device), [self.pixels.paths[i] for rows in (high, low) for i in rows[mine]])
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #96cac279
-ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "channels_last")
+ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "adjuster_clip", "channels_last")
 
 
 class AdjusterTraining:
@@ -413,7 +415,8 @@ def _fit_adjuster(training):
     optimizer = torch.optim.Adam(adjuster.parameters(), s.adjuster_lr)
     batches = Triplets(pixels, groups, s, accelerator.device, accelerator.process_index, accelerator.num_processes)
     schedule = {"adjuster": Cosine(-(-s.iterations // PIECE))} if s.adjuster_schedule == "cosine" else None
-    loop = Loop({"adjuster": adjuster}, {"adjuster": optimizer}, training.step, stage_settings(s, -(-s.iterations // PIECE)), schedule, training.folder, training.name, training.quiet, accelerator)
+    known = stage_settings(s, -(-s.iterations // PIECE), **({} if s.adjuster_clip is None else {"clip": s.adjuster_clip}))
+    loop = Loop({"adjuster": adjuster}, {"adjuster": optimizer}, training.step, known, schedule, training.folder, training.name, training.quiet, accelerator)
     curves = loop.run(batches)
     settle(adjuster.eval(), pixels, groups)
     record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed, curves=curves,

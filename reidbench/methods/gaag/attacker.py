@@ -21,6 +21,7 @@ from torch import nn
 
 from ...core.base import check_images, keyed, set_seed
 from ...core.record import Record, peak_memory, plain, surroundings
+from ...data.augment import Augment
 from ...data.batches import Batch, Pixels
 from ...explain.activation import find_layer
 from ...losses.adversarial import AdversarialLoss, slope_penalty
@@ -176,8 +177,9 @@ def attack(
 class Groups:
     "P x K batches counted in iterations: `steps(epoch)`, `epoch(number, start)`; an epoch is PIECE iterations."
 
-    def __init__(self, people, pixels, p, k, iterations, seed=0, device="cpu"):
+    def __init__(self, people, pixels, p, k, iterations, seed=0, device="cpu", transforms=()):
         self.pixels, self.p, self.k, self.iterations, self.seed, self.device = pixels, p, k, iterations, seed, device
+        self.augment = Augment(transforms, seed)
         self.rows = {pid: np.flatnonzero(people["pid"].to_numpy() == pid) for pid in sorted(set(people["pid"]))}
         if p < 2 or len(self.rows) < p:
             raise ValueError(f"the attack needs two people or more a batch, and P={p} of them were asked for; the table has {len(self.rows)}")
@@ -195,7 +197,8 @@ class Groups:
         chosen = dice.choice(list(self.rows), self.p, replace=False)
         rows = np.concatenate([np.resize(dice.permutation(self.rows[pid]), self.k) for pid in chosen])
         labels = torch.tensor(np.repeat(chosen, self.k), device=self.device)
-        return Batch(self.pixels.images(rows, self.device), labels, rows, [self.pixels.paths[i] for i in rows], iteration // PIECE, iteration % PIECE)
+        images = self.augment(self.pixels.images(rows, self.device), iteration, np.arange(len(rows)), rows)
+        return Batch(images, labels, rows, [self.pixels.paths[i] for i in rows], iteration // PIECE, iteration % PIECE)
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #6e8eabd0
 ATTACK = ("p", "k", "size", "attack_iterations", "attack_lr", "adv_tri", "adv_att", "gan", "gan_form", "gan_penalty", "critic_lr", "critic_scales", "critic_width", "attack_margin", "attack_layers",
@@ -207,8 +210,8 @@ class AttackTraining:
 
     name = "gaag-attacker"
 
-    def __init__(self, benchmark, settings, adjuster, teacher, folder=None, quiet=False):
-        self.benchmark, self.settings, self.quiet = benchmark, settings, quiet
+    def __init__(self, benchmark, settings, adjuster, teacher, folder=None, quiet=False, transforms=()):
+        self.benchmark, self.settings, self.quiet, self.transforms = benchmark, settings, quiet, list(transforms)
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         self.marks = {"adjuster": weights_hash(adjuster), "teacher": weights_hash(teacher)}
@@ -217,7 +220,8 @@ class AttackTraining:
 
     def about(self):
         "What makes this stage this one: adjuster and teacher too."
-        return plain({"settings": {k: getattr(self.settings, k) for k in ATTACK}, "data": self.benchmark.fingerprint(), "name": self.name, **self.marks})
+        learnt = {"settings": {k: getattr(self.settings, k) for k in ATTACK}, "data": self.benchmark.fingerprint(), "name": self.name, **self.marks}
+        return plain({**learnt, **({"transforms": {type(t).__name__: vars(t) for t in self.transforms}} if self.transforms else {})})
 
     def losses(self, attacker, critic, batch):
         "The parts of Eq. 16, weighted, by name; and the attacked pictures."
@@ -287,7 +291,7 @@ def _fit_attacker(training):
     same_training(training)
     device = accelerator.device
     training.adjuster.to(device), training.teacher.to(device)
-    batches = Groups(training.people, Pixels(training.people, s.size), s.p, s.k, s.attack_iterations, s.seed, device)
+    batches = Groups(training.people, Pixels(training.people, s.size), s.p, s.k, s.attack_iterations, s.seed, device, training.transforms)
     set_seed(s.seed)
     attacker, critic = Attacker(training.adjuster.cue.dim, training.adjuster.bounds.tolist()), Critic(s.critic_scales, s.critic_width)
     optimizers = {"attacker": torch.optim.Adam(attacker.parameters(), s.attack_lr), "critic": torch.optim.Adam(critic.parameters(), s.critic_lr, (0.0, 0.999), weight_decay=5e-4)}
