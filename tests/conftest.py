@@ -8,6 +8,14 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONG = ("test_studies_processes", "test_studies", "test_training", "test_gaag", "test_di_reid", "test_aos")  # files of minutes
+
+
+def pytest_collection_modifyitems(items):
+    "Long files first: two processes that take a file each (`-n 2 --dist loadfile --no-loadscope-reorder`) end together."
+    items.sort(key=lambda item: (item.path.stem not in LONG, item.path.parent.name != "browser"))
+
+
 @pytest.fixture(scope="session")
 def root():
     return ROOT

@@ -195,11 +195,11 @@ def test_rows_share_the_model_they_start_from(follower, sets, tmp_path):
 
 
 def test_rows_share_the_stages_before_their_last(sets, tmp_path):
-    "DI-REID's rows: one identity network and one DDGAN for both, and each row a network of its own."
+    "DI-REID's rows: one identity network, one DDGAN and, where rows differ in the search alone, one DFEN; each row has a file of its own."
     changes = dict(epochs=1, identity_epochs=1, p=4, k=2, size=(64, 32), iterations=2, part=2, pairs=2, precision="no", device="cpu", widths=dict(dim=8, encoder_width=4, channels=8, hidden=8, blocks=1, critic=2))
     made = study(sets, tmp_path, table=rows(("whole", {"ablation": "full"}), ("half", {"ablation": "invariant-only"}), method="di_reid"), changes=changes, seeds=1).run(quiet=True)
     assert made.states()["state"].tolist() == ["done", "done"], made.states()["why"].tolist()
-    assert sorted(f.name.split("-")[0] for f in (tmp_path / "trainings" / "stages").iterdir()) == ["ddgan", "identity"] and len(list((tmp_path / "trainings").glob("di-reid-*"))) == 2
+    assert sorted(f.name.split("-")[0] for f in (tmp_path / "trainings" / "stages").iterdir()) == ["ddgan", "dfen", "identity"] and len(list((tmp_path / "trainings").glob("di-reid-*"))) == 2
 
 
 def test_a_start_that_fails_is_the_reason_of_its_followers(follower, sets, tmp_path):

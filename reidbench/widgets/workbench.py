@@ -290,7 +290,7 @@ class Linked(Parts):
                 self.ranked.start()
             return
         wanted = set(self.people["pid"].iloc[sorted(rows)]) - {-1, 0}
-        some = [q for q, (row, pid) in enumerate(zip(self.map.queries, self.benchmark.query["pid"])) if row in rows or pid in wanted]
+        some = [q for q, (row, pid) in enumerate(zip(self.asks, self.benchmark.query["pid"])) if row in rows or pid in wanted]
         if some:
             self._narrowed, self.ranked.sequence = True, some
             if self.ranked.query not in some:
@@ -419,9 +419,10 @@ class Workbench(Headed):
                                   {k: tuple(a.bounds.tolist()) for k, a in adjusters.items()} or (0.0, 1.0), self.size, **common)
         self.occlusion, self.activation = OcclusionView(query.path[0], first, look, size=self.size, **common), ActivationView(query.path[0], first, module, size=self.size, **common)
         people, scored, row = self.people, bool(self.adjusters), {path: k for k, path in enumerate(self.people["path"])}
-        queries = [row[path] for path in query.path]
-        more = np.flatnonzero(np.array(queries) >= len(gallery))
-        self.map = DegradationMap({name: np.concatenate([g.values, q.values[more]]) for name, (q, g) in self.found.items()}, people, method="pca" if len(people) > 2000 else "tsne", queries=queries, **common)
+        self.asks = [row[path] for path in query.path]
+        more = [q for q, at in enumerate(self.asks) if at >= len(gallery)]
+        self.map = DegradationMap({name: np.concatenate([g.values, q.values[more]]) for name, (q, g) in self.found.items()}, people, method="pca" if len(people) > 2000 else "tsne",
+                                  queries=[at if at >= len(gallery) else -1 for at in self.asks], **common)  # to pick a gallery picture is not to ask with it
         self.histogram = QualityHistogram(people["score"] if scored else [], people[["camid", "side"]] if scored else None, **common)
         known = (self.benchmark.query["pid"] >= 0).all()  # an attack on somebody unknown succeeds at nothing
         self.attacks = self.attack_table(model) if known else None
