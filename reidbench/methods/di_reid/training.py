@@ -463,12 +463,13 @@ def train(
         with stage_folder(second, folder, stages, "ddgan"):
             ddgan, told["ddgan"] = second.fit()
     trainer = DFENTrainer(benchmark, s, folder, quiet, identity, None if s.ablation == "no-invariance" else ddgan)
-    run, device = None, processes(s.device, s.processes).device
+    device = processes(s.device, s.processes).device
     if stages is not None and set(ABLATIONS[s.ablation]) <= {"use"}:
         whole = DFENTrainer(benchmark, replace(s, ablation="full"), None, quiet, identity, ddgan)
         with stage_folder(whole, folder, stages, "dfen"):
             run = finished(trainer, device, load_dfen) or trainer.taken_from(finished(whole, device, load_dfen) or whole.fit())
-    run = run or finished(trainer, device, load_dfen) or trainer.fit()
+    else:
+        run = finished(trainer, device, load_dfen) or trainer.fit()
     run.record.surroundings["stages"] = plain({n: {"seconds": r.seconds, "curves": r.curves, "metrics": r.metrics} for n, r in told.items()})
     if place is not None:
         run.record.save(place / "record.json")

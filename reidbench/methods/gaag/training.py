@@ -219,7 +219,7 @@ def small(
     kind, ablation = (changes.get(k, getattr(settings, k)) for k in ("degradation", "ablation"))
     weakest = DEGRADATIONS[kind][0] if ablation == "rand-ds" else UNTOUCHED[kind]  # the adjuster shall know the whole way; Rand-DS stays as it is
     cut = dict(**SLIDER, strength=(weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4,
-               unit_embeddings=True)  # from scratch, embeddings are so long that Eq. 17 to 19 as printed outweigh the cross-entropy three hundred times
+               unit_embeddings=True)  # from scratch, embeddings are so long that Eq. 17 to 19 as printed outweigh the cross-entropy hundreds of times
     return baseline.small(settings, **{**cut, **changes})
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #c2c418e1
