@@ -22,6 +22,7 @@ from reidbench.methods.di_reid.ddgan import (SELF_DEGRADATIONS, UNTOUCHED, Conte
 from reidbench.methods.di_reid.dfen import Head, cue_of, identity_feature
 from reidbench.methods.di_reid.dfen import load as load_dfen
 from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTrainer, PairSampler, identity_settings, small, train, untaught
+from reidbench.nets.blocks import IMAGENET_STD
 from reidbench.nets.weights import save_model, weights_hash
 from reidbench.studies.tables import FIELDS, table
 
@@ -144,23 +145,25 @@ def test_shares_run_from_nothing_to_the_worst(images, kind):
     assert shares("resolution", torch.tensor([5.0]), (3, 5)).tolist() == [1]
 
 
-@pytest.mark.parametrize("graded", [False, True])
-def test_what_the_degree_learns_from(colours, teacher, net, images, graded):
-    "The very number that is descended: the ranking of picture and copy, and the slope of the degree."
+@pytest.mark.parametrize("graded, doubtful", [(False, False), (True, False), (True, True)])
+def test_what_the_degree_learns_from(colours, teacher, net, images, graded, doubtful):
+    "The very number that is descended: the ranking of picture and copy, and the slope of the degree for a step of one deviation. A bad camera's picture is compared with its copy alone."
     stage = Decomposition(colours, quick(graded=graded), teacher)
     stage.strength, told = torch.tensor([1.0, 0.4]), {}
     loop = SimpleNamespace(device=torch.device("cpu"), update=lambda name, loss: told.update({name: loss}))
     known = torch.tensor([1.0, 0.0])
+    stage.doubtful = torch.tensor([doubtful, False])
     stage.teach_degree(loop, net, images[:2], images[2:], known)
     s = net.degree(images).tolist()
     if graded:  # strengths 0, 0, 1, 0: only the third is worse than others
-        expected = sum(max(0.0, s[a] - s[2] + 1) for a in (0, 1, 3)) / 3
+        others = [0] if doubtful else [0, 1, 3]
+        expected = sum(max(0.0, s[a] - s[2] + 1) for a in others) / len(others)
     else:
         expected = (max(0.0, s[0] - s[2] + 1) + 1) / 2
     x, steep = images.clone().requires_grad_(), 0
     for n in range(4):
         gradient, = torch.autograd.grad(net.degree(x)[n], x)
-        steep += float(gradient[n].square().sum()) / 4
+        steep += float((gradient[n] * torch.tensor(IMAGENET_STD).view(3, 1, 1)).square().sum()) / 4
     assert float(told["degree"].detach()) == pytest.approx(expected + 0.01 * steep, rel=1e-4)
 
 
@@ -537,6 +540,19 @@ def test_without_invariance_there_is_no_first_stage(colours, teacher, tmp_path):
     begun = DFENTrainer(colours, quick(ablation="no-invariance"), identity=teacher).network()  # no weights are named: both networks begin as E_id
     trunk, known = begun.content_encoder.trunk.state_dict(), teacher.backbone.state_dict()
     assert all(torch.equal(trunk[k], known[k]) for k in trunk) and all(torch.equal(v, known[k]) for k, v in begun.sensitive.state_dict().items())
+
+
+def test_whose_pictures_are_doubtful(colours, teacher, monkeypatch):
+    "Pictures of the camera that is bad by itself (the darkest), where the degree is graded; self phases alone teach it."
+    people, seen = colours.train.reset_index(drop=True), []
+    step = Decomposition.teach_degree
+    monkeypatch.setattr(Decomposition, "teach_degree", lambda self, *rest: seen.append((self.bad, self.doubtful.tolist())) or step(self, *rest))
+    stage = Decomposition(colours, quick(graded=True, degradation="illumination", iterations=8), teacher, quiet=True)
+    batches = []
+    whole = Decomposition.step
+    monkeypatch.setattr(Decomposition, "step", lambda self, loop, batch: batches.append(people["camid"].iloc[batch.index[::2]].tolist()) or whole(self, loop, batch))
+    stage.fit()
+    assert [d for _, d in seen] == [[c == 0 for c in b] for b in batches[::2]] and {b for b, _ in seen} == {(0,)} and any(any(d) for _, d in seen)
 
 
 def test_a_stage_that_was_stopped_goes_on(colours, teacher, tmp_path, monkeypatch):

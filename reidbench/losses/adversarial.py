@@ -58,7 +58,8 @@ class AdversarialLoss(nn.Module):
 # %% ../../nbs/losses/30_adversarial.ipynb #ccb4bca0
 def slope_penalty(
     verdicts,  # the critic's, on `images`: a tensor or a list of them, one a scale
-    images,    # real ones [N, 3, H, W], which `requires_grad`
+    images,    # real ones [N, C, H, W], which `requires_grad`
+    unit=None, # [C], what counts as a step of 1 in each channel: the deviations by which the critic divides; None: 1
 ):
     "Squared length of each image's gradient of its summed verdicts; mean over images and scales. Can be trained on (double backward)."
     if not images.requires_grad:
@@ -66,5 +67,6 @@ def slope_penalty(
     found = []
     for verdict in _maps(verdicts, "verdicts"):
         gradient, = torch.autograd.grad(verdict.sum(), images, create_graph=True)
+        gradient = gradient if unit is None else gradient * torch.as_tensor(unit, dtype=gradient.dtype, device=gradient.device).view(1, -1, 1, 1)
         found.append(gradient.to(verdict.dtype).square().flatten(1).sum(1).mean())
     return sum(found) / len(found)

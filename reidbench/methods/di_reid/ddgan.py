@@ -392,10 +392,11 @@ def graded_ranking_loss(
     scores,      # [N], degrees of pictures and of worse copies
     strength,    # [N], how far each was made worse: 0 not at all, 1 the most
     margin=1.0,  # epsilon, for a difference of 1
+    group=None,  # [N], whole numbers: pictures of one group are compared; None: all
 ):
     "The mean of max(0, a - b + margin (strength of b - strength of a)) over all pairs in which b was made worse than a."
     gap = strength.float()[None] - strength.float()[:, None]
-    a, b = (gap > 0).nonzero(as_tuple=True)
+    a, b = (gap > 0 if group is None else (gap > 0) & (group[None] == group[:, None])).nonzero(as_tuple=True)
     if not len(a):
         return scores.float().sum() * 0
     return F.relu(scores.float()[a] - scores.float()[b] + margin * gap[a, b]).mean()

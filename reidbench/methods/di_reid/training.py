@@ -36,6 +36,7 @@ from .dfen import DFEN, identity_losses
 from .dfen import load as load_dfen
 from ...metrics.ranking import evaluate
 from ...nets.backbones import frozen
+from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
 from ...nets.weights import save_model, weights_hash
 from ...train.loop import Loop, gathered, processes
@@ -77,7 +78,7 @@ class DIREIDSettings(BaselineSettings):
     id: float = 0.5                    # Eq. 12: lambda_id
     rank_margin: float = 1.0           # Eq. 5, 10: epsilon
     printed: bool = False              # Eq. 5 as printed: its second term against x_i
-    graded: bool = False               # Eq. 5: D_d compares a picture with its own copy; True (ours): across pictures too, by their strengths
+    graded: bool = False               # Eq. 5: D_d compares a picture with its own copy; True (ours): across pictures of good cameras too, by their strengths
     slope: float = 0.01                # gradient penalty of both critics
     cue: str = "features"              # Eq. 13: what the attention sees of D_d; ours. "score": the bare degree
     heads: str = "bnneck"              # of the second stage's classifiers; "fc512": the code
@@ -207,13 +208,14 @@ def _as_written(verdicts, bad):
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #5bc2b2b7
 class _Critics:
     "What the two critics learn in one iteration."
+    bad, doubtful = (), torch.tensor(False)  # cameras that are bad by themselves; which pictures of this iteration are theirs
 
     def teach_reality(self, loop, net, real, made):
         "D_r: real pictures against made ones, Eq. 4 and 7."
         real = real.detach().requires_grad_()
         with torch.autocast(loop.device.type, enabled=False):  # its slope is differentiated once more
             verdicts = net.reality(real)
-            steep = slope_penalty(verdicts, real)
+            steep = slope_penalty(verdicts, real, IMAGENET_STD)  # the code's weight belongs to normalised pictures
         first, second = _halves(verdicts)
         made, made2 = _halves(net.reality(made.detach()))
         loss, _ = reality_losses(self.settings.adversarial, first, made, second, made2)
@@ -226,12 +228,13 @@ class _Critics:
         with torch.autocast(loop.device.type, enabled=False):
             verdicts = net.ranker(both)
             scores = degree_of(verdicts)
-            steep = slope_penalty(scores, both)  # of the number that is ranked
+            steep = slope_penalty(scores, both, IMAGENET_STD)  # of the number that is ranked
         if s.supervision == "least-squares" and known is None:
             good, bad = _halves(verdicts)
             loss = _as_written(good, False) + _as_written(bad, True)
         elif s.graded and known is not None:
-            loss = graded_ranking_loss(scores, torch.cat([torch.zeros_like(known), known * self.strength]), s.rank_margin)
+            apart = torch.where(self.doubtful, 1 + torch.arange(len(known), device=known.device), 0)  # how bad a bad camera's picture is by itself nobody knows: its own copy alone
+            loss = graded_ranking_loss(scores, torch.cat([torch.zeros_like(known), known * self.strength]), s.rank_margin, apart.repeat(2))
         else:
             loss = degradation_ranking_loss(*scores.chunk(2), 1.0 if known is None else known, s.rank_margin)
         loop.update("degree", loss + self.settings.slope * steep)
@@ -289,6 +292,7 @@ class _Step(_Critics, _Phases):
         s, net = self.settings, loop.plain["model"]
         (x_i, y_i), (x_k, y_k) = ((batch.images[n::2], batch.labels[n::2]) for n in (0, 1))
         self.alone = (loop.epoch * s.part + loop.at) % 2 == 0  # counted from 0: the first one is of the self phase
+        self.doubtful = torch.tensor(self.people["camid"].iloc[np.asarray(batch.index)[::2]].isin(self.bad).to_numpy(), device=loop.device)
         if s.freeze_trunk:
             net.content_encoder.trunk.eval()
         x_b = self.worse(loop, x_i) if self.alone else x_k
@@ -377,8 +381,9 @@ def _fit(stage):
     baseline.same_training(stage)
     stage.identity = _Features(stage.teacher, accelerator.device)
     set_seed(s.seed)
-    net = stage.network().train()
-    batches = Batches(stage.people, Pixels(stage.people, s.size), stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
+    net, pixels = stage.network().train(), Pixels(stage.people, s.size)
+    stage.bad = domains(stage.people, s.degradation, s.low_cameras or None, pixels).cameras if s.graded else ()
+    batches = Batches(stage.people, pixels, stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
     optimizers = stage.optimizers(net)
     when = Steps((s.pair_milestone * s.iterations / s.part,))
     loop = Loop({"model": net}, optimizers, stage.step, replace(s, epochs=stage.sampler.epochs(), save_every=1), {n: when for n in optimizers}, stage.folder, stage.name, stage.quiet, accelerator)

@@ -28,6 +28,7 @@ from ...losses.adversarial import AdversarialLoss, slope_penalty
 from ..baseline import Run, finished, same_training
 from .adjuster import PIECE, GAAGSettings, stage_settings
 from ...nets.backbones import frozen
+from ...nets.blocks import IMAGENET_STD
 from ...nets.critics import Critic
 from ...nets.generators import StackedGCN
 from ...nets.weights import read_model, save_model, weights_hash
@@ -238,7 +239,7 @@ class AttackTraining:
         real = real.detach().requires_grad_()
         verdicts = critic(real)
         loss = self.game.critic(verdicts, critic(made.detach()))
-        return loss + self.settings.gan_penalty * slope_penalty(verdicts, real) if self.settings.gan_penalty else loss
+        return loss + self.settings.gan_penalty * slope_penalty(verdicts, real, IMAGENET_STD) if self.settings.gan_penalty else loss
 
     def step(self, loop, batch):
         attacker, critic = loop.nets["attacker"], loop.nets["critic"]
