@@ -440,3 +440,24 @@ def test_frames_are_copies():
     frame = table("aos/table1").frame()
     frame.iloc[0, 0] = 0
     assert table("aos/table1").frame().iloc[0, 0] == 84.42 and isinstance(frame, pd.DataFrame)
+
+
+def test_who_asks_makes_no_other_training():
+    "Tables that ask from another camera train on the same pictures: one model serves them all."
+    from reidbench.data.benchmarks import load
+    from reidbench.studies.compare import matrix
+    from reidbench.studies.runner import Budget, plan
+
+    for asked in (pages.STREET_LOW, pages.STREET_DARK):
+        assert asked.learnt == pages.STREET
+    mlr = DataSet("MLR-mine", "mine", (), "single-gallery-shot", mlr_camera=1)
+    assert mlr.learnt is mlr  # its pictures are others
+    assert DataSet("Mine, low", "mine", (("split", 3),), "single-gallery-shot", low_camera=2).learnt == DataSet("Mine, low", "mine", (("split", 3),))
+    keys = {}
+    for name in ("gaag/table1", "di_reid/table1", "di_reid/table3"):
+        jobs, _ = plan(pages.table(name).runs("street"), [0], Budget("small"))
+        keys[name] = {job.run.row: job.key for job in jobs}
+    jobs, _ = plan(matrix().runs(), [0], Budget("small"))
+    whole = {job.run.row: job.key for job in jobs}
+    assert whole["GAAG"] == keys["gaag/table1"]["Ours"] and whole["DI-REID"] == keys["di_reid/table1"]["Ours"] == keys["di_reid/table3"]["Ours"]
+    assert len(set(keys["gaag/table1"].values())) == 6

@@ -93,12 +93,12 @@ class Job:
 
     @property
     def train_set(self):
-        return self.run.train.at(self.seed)
+        return self.run.train.learnt.at(self.seed)
 
     @property
     def key(self):
         told = digest([self.run.method, what(self.settings), self.train_set.identity, self.start])
-        return f"{slug(self.run.method)}-{slug(self.run.train.title)}-{told}-seed{self.seed}"
+        return f"{slug(self.run.method)}-{slug(self.train_set.title)}-{told}-seed{self.seed}"
 
     @property
     def needs(self):
@@ -296,7 +296,7 @@ def _record(run, job, settings, details, **more):
 def _sets(run, job, root, benchmark):
     "Which pictures: the searched set, and the set of the training where it is another."
     told = {"name": benchmark.name, "fingerprint": benchmark.fingerprint()}
-    if run.train.identity != run.test.identity:
+    if job.train_set.identity != run.test.identity:
         other = job.train_set.load(root)
         told.update(train=other.name, train_fingerprint=other.fingerprint())
     return told

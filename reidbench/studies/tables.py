@@ -44,6 +44,11 @@ class DataSet:
         "The set for one seed: of a set that is published in several splits, seed n takes split n."
         return replace(self, options=tuple((k, v + seed if k == "split" else v) for k, v in self.options))
 
+    @property
+    def learnt(self):
+        "The set as a training meets it: who asks is no part of it, so that tables which ask differently share their models."
+        return self if self.low_camera is None else replace(self, title=PLAIN_SETS.get(self.name, self).title, protocol="market", low_camera=None)
+
     def load(self, root="data"):
         "The benchmark from the folder above the published sets."
         from reidbench.data.benchmarks import load

@@ -1,8 +1,11 @@
 "The training run with a real mouse and real keys: as a twin, and in JupyterLab with a process behind it that outlives the page."
+import re
 import sys
 import textwrap
+import time
 
 import pytest
+from playwright.sync_api import expect
 
 from reidbench.train.watch import Diary
 
@@ -70,31 +73,43 @@ def test_in_lab(notebook, tmp_path):
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
     book = notebook("run.ipynb", [f"from reidbench.widgets import TrainingRun\nrun = TrainingRun({str(tmp_path / 'runs')!r}, [{sys.executable!r}, {str(script)!r}, '{{folder}}'])\nrun"])
-    page, says = book.page, "([w, text]) => w.querySelector('[role=status]').textContent.includes(text)"
-    widget = book.widget("Training run")
-    start, stop, resume = (widget.get_by_role("button", name=n, exact=True) for n in ("start", "stop", "resume"))
-    page.wait_for_function(says, arg=[widget.element_handle(), "No run yet"])
-    assert stop.is_disabled() and resume.is_disabled()
-    start.focus()
+    page, widget = book.page, book.widget("Training run")
+    button = lambda name: widget.get_by_role("button", name=name, exact=True)  # noqa: E731
+    status = widget.get_by_role("status")  # a locator finds its element anew each time: JupyterLab lays out a page's widgets again when the kernel answers
+    says = lambda text: expect(status).to_contain_text(text, timeout=120_000)  # noqa: E731
+
+    def moves():
+        seen = status.inner_text()
+        expect(status).not_to_have_text(seen, timeout=120_000)
+
+    def reached(epoch):
+        end = time.monotonic() + 120
+        while (at := re.search(r"stand-in, epoch (\d+)/4000", status.inner_text())) is None or int(at[1]) < epoch:
+            assert time.monotonic() < end, status.inner_text()
+            page.wait_for_timeout(100)
+        return int(at[1])
+
+    says("No run yet")
+    assert button("stop").is_disabled() and button("resume").is_disabled()
+    button("start").focus()
     page.keyboard.press("Enter")
-    reached = "([w, least]) => +(w.querySelector('[role=status]').textContent.match(/stand-in, epoch (\\d+)\\/4000/)?.[1] ?? 0) >= least"
-    page.wait_for_function(reached, arg=[widget.element_handle(), 3])
-    assert start.is_disabled() and stop.is_enabled()
-    seen = widget.get_by_role("status").inner_text()
-    page.wait_for_function("([w, text]) => w.querySelector('[role=status]').textContent !== text", arg=[widget.element_handle(), seen], timeout=3000)  # it moves
+    reached(3)
+    assert button("start").is_disabled() and button("stop").is_enabled()
+    moves()
     book.tab.picture("run_lab")
     book.save()
     book.open()  # the page is loaded again: the run has gone on meanwhile
-    widget = book.widget("Training run")
-    page.wait_for_function(says, arg=[widget.element_handle(), "stand-in, epoch"])
-    widget.get_by_role("button", name="stop", exact=True).click()
-    page.wait_for_function(says, arg=[widget.element_handle(), "stand-in: stopped at epoch"])
-    stopped = int(widget.get_by_role("status").inner_text().split("epoch ")[1].split(",")[0])
-    widget.get_by_role("button", name="resume", exact=True).click()
-    page.wait_for_function(reached, arg=[widget.element_handle(), stopped + 1], timeout=20_000)  # not from the beginning
+    says("stand-in, epoch")
+    moves()  # what the page shows first is what was saved with it: no kernel hears a click on that
+    moves()
+    button("stop").click()
+    says("stand-in: stopped at epoch")
+    stopped = int(re.search(r"epoch (\d+),", status.inner_text())[1])
+    button("resume").click()
+    assert reached(stopped + 1) < stopped + 100  # not from the beginning, and not another run
     with page.expect_download() as found:
-        widget.get_by_role("button", name="JSONL").click()
+        button("JSONL").click()
     assert found.value.path().read_text().count('"begin"') == 2
-    widget.get_by_role("button", name="stop", exact=True).click()
-    page.wait_for_function(says, arg=[widget.element_handle(), "stopped at epoch"])
+    button("stop").click()
+    says("stopped at epoch")
     assert not book.tab.strangers() and not book.tab.errors
