@@ -40,7 +40,8 @@ def padded(
     "The map with a border; one too small to be mirrored is repeated at its edge."
     if pad == 0 or mode == "zero":
         return F.pad(x, [pad] * 4) if pad else x
-    return F.pad(x, [pad] * 4, mode="replicate" if min(x.shape[-2:]) <= pad else mode)
+    with torch.autocast(x.device.type, enabled=False):  # it would pad in single precision, and convert twice
+        return F.pad(x, [pad] * 4, mode="replicate" if min(x.shape[-2:]) <= pad else mode)
 
 
 class ConvBlock(nn.Module):

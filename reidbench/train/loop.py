@@ -24,6 +24,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
+from ..core.base import keep_memory
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .statistics import kinds_of, ordinary, synchronised
 from .watch import Diary
@@ -345,6 +346,8 @@ class Loop(_Updating, _Counting, _Telling, _Saving):
         self.settings, self.step, self.schedules, self.title = settings, step, schedules or {}, title
         self.accelerator = accelerator or processes(settings.device, settings.processes)
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
+        if self.device.type == "cpu":
+            keep_memory()
         self.folder = Path(folder) / "checkpoint" if folder is not None else None
         self.quiet, self.twice, self.look = quiet or self.rank != 0, twice, look
         self.diary, self.preview = Diary(folder if self.rank == 0 else None), None  # `preview`: images [N, 3, H, W] that a step made; None: it shows those of the batch

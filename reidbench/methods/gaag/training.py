@@ -218,7 +218,7 @@ def small(
     settings = settings or GAAGSettings()
     kind, ablation = (changes.get(k, getattr(settings, k)) for k in ("degradation", "ablation"))
     weakest = DEGRADATIONS[kind][0] if ablation == "rand-ds" else UNTOUCHED[kind]  # the adjuster shall know the whole way; Rand-DS stays as it is
-    cut = dict(**SLIDER, strength=(weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4,
+    cut = dict(**SLIDER, strength=(weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4, generated=2,
                unit_embeddings=True)  # from scratch, embeddings are so long that Eq. 17 to 19 as printed outweigh the cross-entropy hundreds of times
     return baseline.small(settings, **{**cut, **changes})
 
