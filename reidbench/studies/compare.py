@@ -114,7 +114,7 @@ def _draw(rng, sums, counts, draws, same):
 
 # %% ../../nbs/studies/40_compare.ipynb #b3cc327f
 class Results:
-    "A table with its records: `.frame()`, `.gains()`, `.figure()`; shows itself."
+    "A table with its records: `.frame()`, `.gains()`, `.claims()`, `.so_far()`, `.figure()`; shows itself."
 
     def __init__(
         self,
@@ -142,6 +142,23 @@ class Results:
     def gains(self):
         "One line a claim: the paper's gain, ours with its interval, and whether it excludes zero."
         return _claims(self)
+
+    def claims(self):
+        "The gains to be read: a line a claim, a column a metric, points with their interval; `so_far()` while no claim has both its rows."
+        gains = self.gains()
+        if not len(gains):
+            return self.so_far()
+        gains["claim"], gains["points"] = gains["row"] + " over " + gains["over"], [f"{r.gain:+.1f} ({r.low:+.1f} to {r.high:+.1f})" for r in gains.itertuples()]
+        return gains.pivot(index="claim", columns=["group", "metric"], values="points").reindex(gains["claim"].unique()).rename_axis(None)
+
+    def so_far(self):
+        "How much of the table has been run, and the command for the rest."
+        seeds = self.frame().groupby("row", sort=False)["seeds"].max()
+        done, missing = seeds[seeds > 0], list(seeds.index[seeds == 0])
+        told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run" + (f", {done.min()} to {done.max()} seeds" if len(done) else "")
+        on = f" --on {getattr(self.on, 'name', self.on)}" if self.on is not None else ""
+        changes = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.budget.changes)
+        return told + (f"; not yet: {', '.join(missing)} (reidbench study {self.table.name}{on} --budget {self.budget.name}{changes})" if missing else "")
 
     def figure(self):
         return draw_gains(self)

@@ -443,7 +443,7 @@ def small(
     **changes,      # settings that shall differ
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, few and larger steps, a graded D_d."
-    cut = dict(widths="narrow", degree_scales=1, iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16)
+    cut = dict(widths="narrow", degree_scales=1, iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16, epochs=8)  # the second stage begins with two trained networks
     return baseline.small(settings or DIREIDSettings(), **{**cut, **changes})
 
 def train(
