@@ -444,7 +444,6 @@ def test_frames_are_copies():
 
 def test_who_asks_makes_no_other_training():
     "Tables that ask from another camera train on the same pictures: one model serves them all."
-    from reidbench.data.benchmarks import load
     from reidbench.studies.compare import matrix
     from reidbench.studies.runner import Budget, plan
 

@@ -1,6 +1,7 @@
 "Training as it happens to people: stopped, out of disk, on odd data, in several processes."
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -228,3 +229,23 @@ def test_a_tracker_that_is_not_there_is_named(colours, tmp_path):
         train(colours, replace(TINY, trackers=("tensorbord",)), tmp_path, quiet=True)
     with pytest.raises(ValueError, match="give the training a folder"):
         train(colours, replace(TINY, trackers=("tensorboard",)), quiet=True)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's own way of keeping memory")
+def test_freed_memory_is_kept():
+    "Pages that were fetched once are not fetched again: a block of 64 MiB has 16,384 small ones."
+    script = """
+import resource, sys, torch
+from reidbench.core.base import keep_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def again():
+    torch.ones(2**24)
+    since = faults()
+    torch.ones(2**24)
+    return faults() - since
+before = again()
+assert keep_memory()
+print(before, again())
+"""
+    before, after = map(int, subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}).stdout.split())
+    assert 10 * after < before  # on huge pages both are smaller

@@ -136,6 +136,7 @@ class Notebook:
         self.page.goto(self.address)
         self.page.wait_for_function(f"{CELLS}?.length > 0")
         self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.isReady")
+        self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")  # it has been asked for the widgets' states
         return self
 
     def run(self, seconds=90):
