@@ -311,7 +311,7 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     claims = results.claims()
     first = gains.iloc[0]
     assert claims.loc[f"{first['row']} over {first['over']}", (first["group"], first["metric"])] == f"{first['gain']:+.1f} ({first['low']:+.1f} to {first['high']:+.1f})"
-    assert results.so_far() == f"{made.table.name}: 2 of 2 rows run, seeds: 2"
+    assert results.so_far() == f"{made.table.name}: 2 of 2 rows run, 2 seeds"
     nothing = Results(made.table, {}, budget=Budget("small", (("degradation", "illumination"),)))
     assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --degradation illumination)"
 
