@@ -155,7 +155,7 @@ class Results:
         "How much of the table has been run, and the command for the rest."
         seeds = self.frame().groupby("row", sort=False)["seeds"].max()
         done, missing = seeds[seeds > 0], list(seeds.index[seeds == 0])
-        told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run" + (f", {' to '.join(dict.fromkeys(map(str, (done.min(), done.max()))))} seed{'s' * (done.max() > 1)}" if len(done) else "")
+        told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run" + (f", {' to '.join(dict.fromkeys(map(str, (done.min(), done.max()))))} seed{'s' if done.max() > 1 else ''}" if len(done) else "")
         on = f" --on {getattr(self.on, 'name', self.on)}" if self.on is not None else ""
         changes = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.budget.changes)
         return told + (f"; not yet: {', '.join(missing)} (reidbench study {self.table.name}{on} --budget {self.budget.name}{changes})" if missing else "")
