@@ -312,6 +312,8 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     first = gains.iloc[0]
     assert claims.loc[f"{first['row']} over {first['over']}", (first["group"], first["metric"])] == f"{first['gain']:+.1f} ({first['low']:+.1f} to {first['high']:+.1f})"
     assert results.so_far() == f"{made.table.name}: 2 of 2 rows run, 2 seeds"
+    lacking = {work: {} if work == made.runs[0].work else seeds for work, seeds in results.all.items()}
+    assert "1 of 2 rows run, 2 seeds; not yet: low" in Results(made.table, lacking, budget=made.budget).so_far()
     nothing = Results(made.table, {}, budget=Budget("small", (("degradation", "illumination"),)))
     assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --degradation illumination)"
 

@@ -152,8 +152,8 @@ class Results:
         return gains.pivot(index="claim", columns=["group", "metric"], values="points").reindex(gains["claim"].unique()).rename_axis(None)
 
     def so_far(self):
-        "How much of the table has been run, and the command for the rest."
-        seeds = self.frame().groupby("row", sort=False)["seeds"].max()
+        "How much of the table has been run (a row: all its columns), and the command for the rest."
+        seeds = self.frame().groupby("row", sort=False)["seeds"].min()
         done, missing = seeds[seeds > 0], list(seeds.index[seeds == 0])
         told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run" + (f", {' to '.join(dict.fromkeys(map(str, (done.min(), done.max()))))} seed{'s' if done.max() > 1 else ''}" if len(done) else "")
         on = f" --on {getattr(self.on, 'name', self.on)}" if self.on is not None else ""
