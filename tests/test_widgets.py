@@ -44,3 +44,25 @@ def test_scripts_are_shipped():
     shipped = (Path(widgets.__file__).resolve().parents[2] / "pyproject.toml").read_text()
     assert '"reidbench.widgets" = ["*.js", "*.css"]' in shipped
     assert files("reidbench.widgets").joinpath("base.css").is_file() and importlib.import_module("reidbench.widgets.base").STATES
+
+
+def test_a_run_that_could_not_be_read_is_told_again(tmp_path, monkeypatch):
+    "What failed while looking is said, and where the run stands as soon as it can be read; a refused wish stays on the page."
+    from reidbench.train.watch import Diary
+    from reidbench.widgets import TrainingRun
+
+    def fails():
+        raise OSError("the disk is away")
+
+    Diary(tmp_path / "run").add("begin", title="in a terminal", epochs=9, steps=10, epoch=3, step=0, curves={})
+    run = TrainingRun(tmp_path)
+    stands = run.state, run.status
+    with monkeypatch.context() as broken:
+        broken.setattr(run, "_picture", fails)
+        run.look()
+        assert run.state == "error" and "the disk is away" in run.status
+    run.look()
+    assert (run.state, run.status) == stands
+    run.answer({"act": "resume", "id": 1})
+    run.look()
+    assert run.state == "error" and "was not started here" in run.status

@@ -52,7 +52,7 @@ place, folder = sys.argv[1:]
 print("rendering sixteen people to learn from ...", flush=True)
 people = benchmarks.load("street", root=place, identities=32, images=2, overwrite=True, progress=False)
 try:
-    run = train(people, small(epochs=6, p=8, evaluate_every=2), folder=folder, quiet=True)
+    run = train(people, small(epochs=6, p=8, backbone="resnet10", evaluate_every=2), folder=folder, quiet=True)
 except Interrupted as stop:
     sys.exit(str(stop))
 print(f"Rank-1 {run.record.metrics['Rank-1']:.1%}, model and record in {folder}", flush=True)
@@ -145,13 +145,22 @@ class Reading(Told):
 
     @guard(model=False)
     def look(self):
-        "Read what is new."
+        "Read what is new; say where the run stands if that is new: what a button came to stays until then."
+        with self._looking, self.hold_sync():
+            before, self._standing = self._standing, None  # what could not be read is said again as soon as it can
+            standing = self._read()
+            if (self.run, *standing[:2]) != before:
+                self.say(*standing)
+            self._standing = (self.run, *standing[:2])
+
+    def _read(self):
+        "All values but the line of status, which is returned: state, words, details."
         found = find_runs(self.folder)
         if self.run not in found:
             self.run = found[0] if found else ""
         if not found:
             self.runs, self.startable = [], True
-            return self.say("no model", "No run yet. Press start, or watch a folder of your own: TrainingRun(folder=…)")
+            return "no model", "No run yet. Press start, or watch a folder of your own: TrainingRun(folder=…)", ""
         place = self.folder / self.run
         if self._watch is None or self._watch.folder != place:
             self._watch = Watch(place)
@@ -159,13 +168,11 @@ class Reading(Told):
         stages = [plain(asdict(s) | {"words": s.words()}) for s in self._watch.look()]
         state, words = standing_of(stages, going, about)
         clean = [_without_places(line, self.folder) for line in log_tail(place)]
-        with self.hold_sync():
-            follow = self.stage >= len(self.stages) - 1  # whoever looks at the last stage goes on to the next
-            self.runs, self.stages, self.alive, self.log, self.preview = found, stages, going, clean, self._picture()
-            self.stage = max(0, len(stages) - 1) if follow else min(self.stage, len(stages) - 1)
-            self.startable, self.resumable = not going, not going and bool(about) and not (stages and stages[-1]["state"] == "finished" and about.get("status") == 0)
-            if (state, words) != (self.state, self.status):
-                self.say(state, words, "\n".join(clean) if state == "error" else "")
+        follow = self.stage >= len(self.stages) - 1  # whoever looks at the last stage goes on to the next
+        self.runs, self.stages, self.alive, self.log, self.preview = found, stages, going, clean, self._picture()
+        self.stage = max(0, len(stages) - 1) if follow else min(self.stage, len(stages) - 1)
+        self.startable, self.resumable = not going, not going and bool(about) and not (stages and stages[-1]["state"] == "finished" and about.get("status") == 0)
+        return state, words, "\n".join(clean) if state == "error" else ""
 
     def _picture(self):
         file = self._watch.preview()
@@ -197,7 +204,8 @@ class TrainingRun(Reading):
         command=None,   # list of words, "{folder}" for the run's own folder: what `start` runs; None: a small training on rendered people
         session=None, about=None,
     ):
-        self.command, self._watch, self._shown = list(command or demo_command()), None, (None, "")
+        self.command, self._watch, self._shown, self._standing = list(command or demo_command()), None, (None, ""), None
+        self._looking = threading.RLock()  # the page and the thread read one diary
         self.folder = Path(folder if folder is not None else tempfile.mkdtemp(prefix="reidbench-runs-")).resolve()
         super().__init__(session, about, title="Training run", demo=command is None and folder is None)
         self.look()
@@ -232,7 +240,7 @@ class TrainingRun(Reading):
             return self.send({"id": question["id"]})
         super().answer(question)
 
-    def wait_for(self, until, timeout=120):
+    def wait_for(self, until, timeout=600):
         "Look until `until(widget)` holds; returns the widget."
         end = time.monotonic() + timeout
         while not until(self):
