@@ -75,18 +75,18 @@ def test_grad_cam_of_a_class_is_captums(images, layer):
 
 def test_grad_cam_of_a_likeness_is_captums(net, images):
     attr = pytest.importorskip("captum.attr")
-    wanted = net.embed(images.flip(0)).detach()
+    wanted = net.embed(images.roll(1, 0)).detach()
     score = lambda x: F.cosine_similarity(net.embed(x), wanted)
     theirs = attr.LayerGradCam(score, net.backbone.stages["layer3"]).attribute(images, relu_attributions=True)[:, 0].detach()
     top = theirs.amax((1, 2), keepdim=True)
     expected = theirs / torch.where(top > 0, top, 1)
     assert expected.max() == 1
-    for reference in (wanted, images.flip(0)):
+    for reference in (wanted, images.roll(1, 0)):
         torch.testing.assert_close(grad_cam(net, images, reference=reference, layer="layer3"), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_reference_forms(net, images):
-    "The first picture is the reference: its likeness to itself has no slope, and its map is rounding noise, so the others are compared."
+    "The first picture is the reference: its likeness to itself has no slope, and its map is empty, so the others are compared."
     one = grad_cam(net, images[1:], reference=images[0])
     for same in (images[:1], net.embed(images[:1]), net.embed(images[:1])[0], images[:1].expand(2, -1, -1, -1)):
         torch.testing.assert_close(grad_cam(net, images[1:], reference=same), one, rtol=1e-4, atol=1e-5)
@@ -170,3 +170,8 @@ def test_bad_input(net, images, call, says):
 
 def test_layer_by_its_end_or_its_name(net):
     assert find_layer(net, "layer4") is find_layer(net, "backbone.stages.layer4") is find_layer(net.embed, "stages.layer4") is net.backbone.stages["layer4"]
+
+
+def test_a_likeness_to_itself_has_no_slope(net, images):
+    assert not grad_cam(net, images, reference=images).any()
+    assert grad_cam(net, images, reference=images.flip(0))[[0, -1]].amax((1, 2)).gt(0).any()

@@ -157,10 +157,10 @@ def grad_cam(
     model,           # module; its `logits` (for labels) and `embed` (for a reference) are used where it has them
     images,          # [N, 3, H, W] in [0, 1]
     labels=None,     # class numbers, one or [N]: explain their logits
-    reference=None,  # a picture [3, H, W] or [N, 3, H, W], or an embedding [D] or [N, D]: explain the cosine similarity to it
+    reference=None,  # another picture [3, H, W] or [N, 3, H, W], or an embedding [D] or [N, D]: explain the cosine similarity to it
     layer="layer4",  # name of the layer, or the end of it
 ):
-    "Which places speak for a class, or for being alike: [N, h, w] between 0 and 1."
+    "Which places speak for a class, or for being alike: [N, h, w] between 0 and 1; all 0 for a picture and itself."
     if (labels is None) == (reference is None):
         raise ValueError("give labels (explain a class) or reference (explain a likeness), and not both")
     with torch.enable_grad(), evaluating(model) as lies:
@@ -169,7 +169,10 @@ def grad_cam(
         with _Kept(model, layer) as kept:
             score = _class_score(model, pixels, labels) if wanted is None else F.cosine_similarity(getattr(model, "embed", model)(pixels), wanted)
         (slope,) = torch.autograd.grad(score.sum(), kept.map)
-    return _normal((slope.mean((2, 3), keepdim=True) * kept.map).sum(1).relu().detach().float())
+    maps = (slope.mean((2, 3), keepdim=True) * kept.map).sum(1).relu().detach().float()
+    if wanted is not None:
+        maps = maps * (score.detach() < 1 - 1e-6)[:, None, None]  # at its highest the likeness has no slope: what is left is rounding
+    return _normal(maps)
 
 # %% ../../nbs/explain/20_activation.ipynb #f42e3483
 def before_after(
