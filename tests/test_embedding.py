@@ -145,6 +145,7 @@ def test_far_apart_takes_the_farthest():
     (np.ones((9, 3)), {}, "all 9 features are the same"),
     (np.random.rand(9, 3), {"perplexity": 9}, "below the number of points, 9; got 9"),
     (np.random.rand(9, 3), {"method": "umap", "neighbours": 30}, "neighbours is about the neighbours"),
+    (np.random.rand(9, 3), {"method": "umap", "neighbours": 1}, "at least 2"),
     (np.random.rand(9, 3), {"perplexity": 0}, "at least 1"),
     (np.random.rand(9, 3), {"method": "isomap"}, "there are tsne, umap, pca"),
     (np.random.rand(9), {}, r"must be numbers \[N, D\]"),

@@ -774,7 +774,7 @@ def test_defaults_are_the_papers():
     assert (s.rec, s.reg, s.adv_tri, s.adv_att, s.gan, s.cls, s.sc, s.w, s.gan_form, s.ablation) == (2.0, 1.0, 2.0, 0.1, 1.0, 1.0, 5.0, 5.0, "log", "full")
     assert (s.backbone, s.neck, s.flip, s.erase, s.smoothing, s.triplet, s.warmup) == ("resnet50", "bnneck", 0.5, 0.5, 0.0, 0.0, 0)
     assert (s.reg_spoiled, s.graded, s.along, s.reread, s.adjuster_schedule) == (0.0, 0.0, 0.0, 0.0, "constant")  # what is ours is off
-    assert s.strength == (2.0, 4.0) and GAAGSettings(degradation="blur").strength == (3.0, 6.0)
+    assert s.strengths == (2.0, 4.0) and GAAGSettings(degradation="blur").strengths == replace(s, degradation="blur").strengths == (3.0, 6.0)
     teacher = teacher_settings(s)
     assert (teacher.lr, teacher.epochs, teacher.milestones, teacher.p, teacher.k) == (0.02, 60, (40,), 4, 2)
 
@@ -868,6 +868,8 @@ def test_stages_that_are_given_are_used(colours, tmp_path, adjuster, teacher, mo
     assert said["adjuster"] == weights_hash(adjuster) and said["teacher"] == weights_hash(own) and run.record.metrics
     with pytest.raises(ValueError, match="folder or file of a trained network"):
         train(colours, tiny(), quiet=True, adjuster=3)
+    with pytest.raises(ValueError, match="knows resolution .* the settings say illumination"):
+        train(colours, tiny(degradation="illumination"), quiet=True, adjuster=adjuster)
 
 
 def test_an_empty_training_split_is_named(colours):

@@ -47,8 +47,9 @@ def _near(given, count, usual, name):
     "How many neighbours count."
     if given is None:
         return min(usual, max(2, (count - 1) // 3))
-    if not 1 <= given < count:
-        raise ValueError(f"{name} is about the neighbours of a point: at least 1 and below the number of points, {count}; got {given}")
+    least = 2 if name == "neighbours" else 1  # UMAP counts the point itself
+    if not least <= given < count:
+        raise ValueError(f"{name} is about the neighbours of a point: at least {least} and below the number of points, {count}; got {given}")
     return given
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import nn
 
 from ..core.base import set_seed
-from ..core.record import Record, peak_memory, plain, surroundings, write_whole
+from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
 from ..data import benchmarks
 from ..data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from ..data.batches import Batches, Pixels, PKSampler, ShuffleSampler
@@ -151,7 +151,7 @@ class Trainer(_Plan):
 
     def about(self):
         "What makes this training this one, in plain values: a folder that began another is not gone on with."
-        return plain({"settings": asdict(self.settings), "data": self.benchmark.fingerprint(), "name": self.name})
+        return plain({"settings": settings_of(self.settings), "data": self.benchmark.fingerprint(), "name": self.name})
 
     def network(self):
         s = self.settings
@@ -203,7 +203,7 @@ def _fit(trainer):
                 (lambda loop: searched(loop, trainer)) if s.evaluate_every else None)
     curves = loop.run(batches)
     seconds, net = loop.seconds(), net.eval()
-    record = Record(trainer.name, asdict(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,
+    record = Record(trainer.name, settings_of(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,
                     seconds=seconds, memory=peak_memory(loop.device), surroundings=surroundings(loop.device))
     if loop.rank == 0:
         record.metrics = measure(net, trainer.benchmark, s.size)

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 import zlib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import plotly.graph_objects as go
 from filelock import FileLock, Timeout
 
 from .. import __version__
-from ..core.record import Record, peak_memory, plain, surroundings, write_whole
+from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
 from ..train.loop import HOW
 from .tables import METHODS, TOOLS, Run, Table, digest, find, make_settings, nearest, slug
@@ -57,15 +57,15 @@ class Budget:
         seed,
     ):
         "The run's settings under this budget."
-        settings = make_settings(run)
-        if self.name == "small":
-            own = {k: SMALLER.get(v, v) if k == "backbone" else v for k, v in run.settings.items() if k != "epochs"}
-            settings = find(f"{_module(run.method)}:small")(settings, **own)
+        settings, changes = make_settings(run), dict(self.changes)
         known = [f.name for f in fields(settings)]
-        for name, _ in self.changes:
+        for name in changes:
             if name not in known:
                 raise ValueError(f"the settings of {run.method} have no {name!r}: {nearest(name, known)}")
-        return replace(settings, **dict(self.changes), seed=seed)
+        if self.name == "small":  # what is small for one setting may depend on another
+            own = {k: SMALLER.get(v, v) if k == "backbone" else v for k, v in run.settings.items() if k != "epochs"}
+            return find(f"{_module(run.method)}:small")(settings, **{**own, **changes, "seed": seed})
+        return replace(settings, **changes, seed=seed)
 
 
 def _module(method):
@@ -74,7 +74,7 @@ def _module(method):
 
 def what(settings):
     "The settings that decide what comes out, as plain values."
-    return {k: v for k, v in plain(asdict(settings)).items() if k not in FREE}
+    return {k: v for k, v in plain(settings_of(settings)).items() if k not in FREE}
 
 # %% ../../nbs/studies/30_runner.ipynb #e5207107
 @dataclass(frozen=True)

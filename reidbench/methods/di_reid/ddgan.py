@@ -215,7 +215,7 @@ class DDGAN(nn.Module):
         multi_scale=True,     # of the content encoder
         reduced=0,            # width of the content vector after one more layer; 0: none
         shared=False,         # E_d and E'_d share all but their last layer
-        degree_scales=1,      # of D_d; the code: 1 for resolution, 3 for other faults
+        degree_scales=3,      # of D_d; the code: 1 for resolution, 3 for other faults
         weights=None,         # of the content encoder's trunk
     ):
         super().__init__()

@@ -145,12 +145,13 @@ class DFEN(nn.Module, _Begin):
         backbone="resnet50",  # of both networks: one of nets.backbones.RESNETS
         num_classes=1,        # training identities
         widths="full",        # as of the DDGAN
-        multi_scale=True, reduced=0, degree_scales=1,  # as of the DDGAN
+        multi_scale=True, reduced=0, degree_scales=3,  # as of the DDGAN
         attention=True,       # False: f_sen counts in full (Table 3)
         cue="features",       # one of CUES
         heads="bnneck",       # one of HEADS; "fc512": the code's
         use="both",           # what is searched with: one of USES (Table 3)
         search="concat",      # "concat": Eq. 13 as it is; "neck": behind the head's normalisation (the code)
+        mirrored=False,       # True: the mean of a picture's and its mirror image's embedding (the code)
         last_stride=2, pool="max",  # of the sensitive features' network (the code)
         weights=None,         # of both trunks
     ):
@@ -160,7 +161,7 @@ class DFEN(nn.Module, _Begin):
                 raise ValueError(f"{name} is one of {', '.join(known)}; got {value!r}")
         w = sizes(widths)
         self.config = dict(backbone=backbone, num_classes=num_classes, widths=w, multi_scale=multi_scale, reduced=reduced, degree_scales=degree_scales, attention=attention,
-                           cue=cue, heads=heads, use=use, search=search, last_stride=last_stride, pool=pool)
+                           cue=cue, heads=heads, use=use, search=search, mirrored=mirrored, last_stride=last_stride, pool=pool)
         self.content_encoder = ContentPyramid(backbone, w["channels"], multi_scale, reduced, weights)
         del self.content_encoder.narrow, self.content_encoder.fuse  # for drawing alone
         self.sensitive, self.pool = build(backbone, last_stride, weights), GlobalPool(pool)
@@ -193,7 +194,11 @@ class DFEN(nn.Module, _Begin):
         images,  # [N, 3, H, W] in [0, 1]
     ):
         "The embedding [N, D], float32, of length 1 (the code; Eq. 13 names no distance); gradients reach the pixels."
-        parts, use = self.parts(check_images(images)), self.config["use"]
+        found = self._found(check_images(images))
+        return F.normalize(found + self._found(images.flip(-1))) if self.config["mirrored"] else found
+
+    def _found(self, images):
+        parts, use = self.parts(images), self.config["use"]
         features = {"inv": parts.invariant, "sen": parts.sensitive, "both": identity_feature(*parts)}
         name = {"both": "both", "invariant": "inv", "sensitive": "sen"}[use]
         if self.config["search"] == "concat":

@@ -10,7 +10,7 @@ __all__ = ['ABLATIONS', 'SUPERVISION', 'FIRST_STAGE', 'DIREIDSettings', 'identit
 import copy
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d070ed7d
@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from ...core.base import keyed, set_seed
-from ...core.record import Record, peak_memory, plain, surroundings
+from ...core.record import LATER, Record, peak_memory, plain, settings_of, surroundings
 from ...data import benchmarks
 from ...data.augment import Augment, Flip
 from ...data.batches import Batches, Pixels
@@ -34,7 +34,7 @@ from .ddgan import (DDGAN, SELF_DEGRADATIONS, SHIPPED, UNTOUCHED, content_identi
                                              load_ddgan, made_worse, rank_label, reality_losses, reconstruction_loss, shares, sizes, total_loss, truly_worse)
 from .dfen import DFEN, identity_losses
 from .dfen import load as load_dfen
-from ...metrics.ranking import evaluate
+from ...metrics.ranking import Embeddings, evaluate
 from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
@@ -62,7 +62,7 @@ class DIREIDSettings(BaselineSettings):
     shared: bool = False               # 3.2: E_d and E'_d share nothing; the code: all but the last layer
     freeze_trunk: bool = False         # 3.2: "to facilitate gradient back propagation"; the code: the trunk stands still in the first stage
     reduced: int = 0                   # 3.4: f_inv "without dimension reduction"; the code: 2048
-    degree_scales: int = None          # None: 1 for resolution, 3 otherwise
+    degree_scales: int = 3             # 4.2: D_d is multi-scale; the code: 1 for resolution
     iterations: int = 30_000           # of the first stage, self and cross in turn
     pairs: int = 8                     # pairs an iteration
     part: int = 500                    # iterations between checkpoints of the first stage
@@ -78,11 +78,13 @@ class DIREIDSettings(BaselineSettings):
     id: float = 0.5                    # Eq. 12: lambda_id
     rank_margin: float = 1.0           # Eq. 5, 10: epsilon
     printed: bool = False              # Eq. 5 as printed: its second term against x_i
-    graded: bool = False               # Eq. 5: D_d compares a picture with its own copy; True (ours): across pictures of good cameras too, by their strengths
+    reconstructs: str = field(default="paper", metadata=LATER)  # Eq. 2, 6; "code": the worse copy too, and in the cross phase there and back again
+    graded: bool = False               # Eq. 5: D_d compares a picture with its own copy; True (ours): with other pictures too, by their strengths, but for those of the camera that `domains` finds bad
     slope: float = 0.01                # gradient penalty of both critics
     cue: str = "features"              # Eq. 13: what the attention sees of D_d; ours. "score": the bare degree
     heads: str = "bnneck"              # of the second stage's classifiers; "fc512": the code
     search: str = "concat"             # Eq. 13; "neck": normalised by the heads (the code)
+    mirrored: bool = field(default=False, metadata=LATER)  # searched with the mean of a picture's and its mirror image's embedding (the code)
     inv: float = 0.5                   # Eq. 14: lambda_inv
     sen: float = 0.5                   # Eq. 14: lambda_sen
     both: float = 1.0                  # Eq. 14: lambda_both
@@ -106,11 +108,6 @@ class DIREIDSettings(BaselineSettings):
         _check(self)
 
     @property
-    def scales(self):
-        "Of D_d."
-        return self.degree_scales or (1 if self.degradation == "resolution" else 3)
-
-    @property
     def lambdas(self):
         "Weights by the name of their loss."
         return {name: getattr(self, name) for name in ("invc", "recon", "pre", "real", "deg", "id", "inv", "sen", "both")}
@@ -118,12 +115,12 @@ class DIREIDSettings(BaselineSettings):
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #2f5b618e
 def _check(s):
     "What cannot be trained is said before anything is."
-    for value, known, name in ((s.ablation, ABLATIONS, "ablation"), (s.supervision, SUPERVISION, "supervision"), (s.partner, ("camera", "any"), "partner"), (s.degradation, SELF_DEGRADATIONS, "degradation")):
+    for value, known, name in ((s.ablation, ABLATIONS, "ablation"), (s.supervision, SUPERVISION, "supervision"), (s.partner, ("camera", "any"), "partner"), (s.reconstructs, ("paper", "code"), "reconstructs"), (s.degradation, SELF_DEGRADATIONS, "degradation")):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}; got {value!r}")
     low, high = s.strength or SELF_DEGRADATIONS[s.degradation][1:]
-    if not 0 < low <= high:
-        raise ValueError(f"strength: two numbers above 0, the lower one first; got {low} and {high}")
+    if not 0 < low <= high or low == high == UNTOUCHED[s.degradation]:
+        raise ValueError(f"strength: two numbers above 0, the lower one first, of which not both leave a picture as it is ({UNTOUCHED[s.degradation]:g}); got {low} and {high}")
     if s.degradation == "resolution" and (low < 1 or high > min(s.size)):
         raise ValueError(f"strength of resolution is a factor between 1 and the picture's shorter side, {min(s.size)} pixels; got {low} to {high}")
     if s.iterations < 1 or s.pairs < 1 or s.part < 1 or s.pair_lr <= 0 or not 0 < s.pair_milestone <= 1:
@@ -257,12 +254,19 @@ class _Phases:
 
     def self_phase(self, net, made, x_i, x_j, truly):
         "Eq. 1-5: a picture and its worse copy."
-        return {"invc": invariable_content_loss(made.content_a, made.content_b), "recon": reconstruction_loss(made.aa, x_i, made.ba, x_i),
+        recon = reconstruction_loss(made.aa, x_i, made.ba, x_i)
+        if self.settings.reconstructs == "code":
+            recon = recon + reconstruction_loss(made.bb, x_j, made.ab, x_j)
+        return {"invc": invariable_content_loss(made.content_a, made.content_b), "recon": recon,
                 "pre": self.preserved(made, x_i, x_j), "real": self.deceived(net, made.ab, made.bb), "deg": self.rank(net, x_i, x_j, made, truly)}
 
     def cross_phase(self, net, made, x_i, x_k, labels):
         "Eq. 6-10: two pictures of different cameras."
-        return {"recon": reconstruction_loss(made.aa, x_i, made.bb, x_k), "real": self.deceived(net, made.ab, made.ba), "pre": self.preserved(made, x_i, x_k),
+        recon = reconstruction_loss(made.aa, x_i, made.bb, x_k)
+        if self.settings.reconstructs == "code":  # exchanged twice, each has its own again
+            again = net.exchange(made.ab, made.ba)
+            recon = recon + reconstruction_loss(again.ab, x_i, again.ba, x_k)
+        return {"recon": recon, "real": self.deceived(net, made.ab, made.ba), "pre": self.preserved(made, x_i, x_k),
                 "id": content_identity_loss(made.logits_a, labels[0], made.logits_b, labels[1]), "deg": self.rank(net, x_i, x_k, made, None)}
 
     def preserved(self, made, a, b):
@@ -308,7 +312,7 @@ class _Step(_Critics, _Phases):
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #57fc631c
 FIRST_STAGE = ("seed", "device", "precision", "clip", "channels_last", "backbone", "size", "flip", "degradation", "strength", "supervision", "low_cameras", "partner", "widths", "shared", "freeze_trunk", "reduced",
-               "degree_scales", "iterations", "pairs", "part", "pair_lr", "pair_decay", "pair_milestone", "adversarial", "invc", "recon", "pre", "real", "deg", "id", "rank_margin", "printed", "graded", "slope")
+               "degree_scales", "iterations", "pairs", "part", "pair_lr", "pair_decay", "pair_milestone", "adversarial", "invc", "recon", "pre", "real", "deg", "id", "rank_margin", "printed", "reconstructs", "graded", "slope")
 
 
 class Decomposition(_Step):
@@ -334,7 +338,7 @@ class Decomposition(_Step):
 
     def told(self):
         "The settings that this stage depends on: rows of Table 3 that differ in the second stage alone share it."
-        return {**{name: getattr(self.settings, name) for name in FIRST_STAGE}, "multi_scale": self.settings.ablation != "no-multi-scale"}
+        return {**{name: value for name, value in settings_of(self.settings).items() if name in FIRST_STAGE}, "multi_scale": self.settings.ablation != "no-multi-scale"}
 
     def about(self):
         begun = {} if self.start is None else {"start": weights_hash(self.start)}
@@ -342,7 +346,7 @@ class Decomposition(_Step):
 
     def network(self):
         s = self.settings
-        net = DDGAN(s.backbone, self.people["pid"].nunique(), s.widths, s.ablation != "no-multi-scale", s.reduced, s.shared, s.scales)
+        net = DDGAN(s.backbone, self.people["pid"].nunique(), s.widths, s.ablation != "no-multi-scale", s.reduced, s.shared, s.degree_scales)
         if self.start is not None:
             if self.start.config != net.config:
                 raise ValueError(f"the DDGAN to begin with is made otherwise: {self.start.config}, the settings ask for {net.config}")
@@ -390,7 +394,7 @@ def _fit(stage):
     curves = loop.run(batches)
     net = net.eval()
     record = Record(stage.name, plain(stage.told()), {"name": stage.benchmark.name, "fingerprint": stage.benchmark.fingerprint()}, s.seed, curves=curves, seconds=loop.seconds(),
-                    memory=peak_memory(loop.device), surroundings=surroundings(loop.device))
+                    memory=peak_memory(loop.device), surroundings=surroundings(loop.device), details={"bad cameras": list(stage.bad)})
     baseline.write_run(stage, net, record)
     return Run(net, record)
 
@@ -417,8 +421,11 @@ class DFENTrainer(Trainer):
     def network(self):
         s = self.settings
         how = {"multi_scale": True, "attention": True, "use": "both", **ABLATIONS[s.ablation]}
-        net = DFEN(s.backbone, self.classes, s.widths, reduced=s.reduced, degree_scales=s.scales, cue=s.cue, heads=s.heads, search=s.search, last_stride=s.last_stride, pool=s.pool,
+        net = DFEN(s.backbone, self.classes, s.widths, reduced=s.reduced, degree_scales=s.degree_scales, cue=s.cue, heads=s.heads, search=s.search, mirrored=s.mirrored, last_stride=s.last_stride, pool=s.pool,
                    weights=s.weights if self.ddgan is None else None, **how)
+        differ = [] if self.ddgan is None else [f"{name} {self.ddgan.config[name]}, the settings ask for {net.config[name]}" for name in ("backbone", "widths", "multi_scale", "reduced", "degree_scales") if self.ddgan.config[name] != net.config[name]]
+        if differ:
+            raise ValueError(f"the DDGAN that was given has {'; '.join(differ)}: give another one, or settings like it")
         return net.start_from(self.ddgan, self.identity, trunk=self.ddgan is None and s.weights is None)
 
     def losses(self, loop, batch):
@@ -431,7 +438,7 @@ class DFENTrainer(Trainer):
         "The Run of a training that differs in nothing but what is searched with, written as this one's."
         net = copy.deepcopy(run.model)
         net.config["use"] = ABLATIONS[self.settings.ablation].get("use", "both")
-        record = replace(run.record, settings=asdict(self.settings), metrics=baseline.measure(net, self.benchmark, self.settings.size))
+        record = replace(run.record, settings=settings_of(self.settings), metrics=baseline.measure(net, self.benchmark, self.settings.size))
         if processes(self.settings.device, self.settings.processes).is_main_process:
             baseline.same_training(self)
             baseline.write_run(self, net, record)
@@ -502,6 +509,22 @@ def exchanged(
     return torch.cat([ddgan.combine(ddgan.decompose(a)[0], ddgan.decompose(b)[1]) for a, b in zip(contents.split(batch), givers.split(batch))])
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #ca1372c1
+def _found(ddgan, search, benchmark, size, good, bad, cameras, dice, batch):
+    "Rank-1 and mAP of the queries as they are and in other pictures' faults."
+    gallery, pictures = extract(search, benchmark.gallery, size), Pixels(benchmark.query, size)
+    asked, pid, camid = pictures.images(range(len(benchmark.query))), *(benchmark.query[k].to_numpy() for k in ("pid", "camid"))
+    everybody, doubtful = np.arange(len(asked)), np.isin(camid, cameras)
+    drawn = lambda images, rows: images[torch.from_numpy(dice.integers(len(images), size=len(rows)))]
+    cases = {"": (everybody, asked[torch.from_numpy(dice.permutation(len(asked)))]), " of good cameras": (rows := everybody[~doubtful], drawn(bad, rows)), " of bad cameras": (rows := everybody[doubtful], drawn(good, rows))}
+    figures = {}
+    for name, (rows, givers) in cases.items():
+        for how, images in (("", asked[rows]), (" exchanged", exchanged(ddgan, asked[rows], givers, batch) if len(rows) else asked[rows])):
+            if len(rows):
+                ranking = evaluate(Embeddings(torch.cat([search(part) for part in images.split(batch)]), pid[rows], camid[rows]), gallery)
+                figures |= {f"Rank-1{name}{how}": float(ranking.cmc[0]), f"mAP{name}{how}": float(ranking.mAP)}
+    return figures
+
+
 @torch.no_grad()
 def appraise(
     ddgan,              # a DDGAN
@@ -514,26 +537,24 @@ def appraise(
     limit=None,         # so many pictures of each group at most
     batch=64,           # pictures at a time
 ):
-    "Figures of a DDGAN on unseen people, as a dict."
+    """Figures of a DDGAN on unseen people, as a dict. Exchanged pictures *move* when they are nearer to their giver than what the generator makes of them with nothing exchanged, and *arrive*
+    when they are nearer to the giver than to that. The search is asked by all queries in another query's faults, by those of good cameras in a bad camera's, and the other way round."""
     dice = keyed(seed, 11)
     high, low, groups = _drawn(benchmark, kind, size, low_cameras, limit, dice)
     degrees = lambda images: torch.cat([ddgan.degree(part) for part in images.split(batch)])
     strength = draw_strengths(len(high), kind, dice, (min(UNTOUCHED[kind], SELF_DEGRADATIONS[kind][1]), max(UNTOUCHED[kind], SELF_DEGRADATIONS[kind][2])))
     count = min(len(high), len(low))
     good, bad = (images[torch.from_numpy(dice.permutation(len(images))[:count])] for images in (high, low))
-    made, giver, origin = torch.cat([exchanged(ddgan, good, bad, batch), exchanged(ddgan, bad, good, batch)]), torch.cat([bad, good]), torch.cat([good, bad])
+    origin, giver = torch.cat([good, bad]), torch.cat([bad, good])
+    made, rebuilt = (exchanged(ddgan, origin, of, batch) for of in (giver, origin))
     seen = {"degree": degrees, "visible": lambda images: visible(images, kind)}
-    there = {name: [of(images) for images in (made, giver, origin)] for name, of in seen.items()}
+    there = {name: [of(images) for images in (made, giver, rebuilt)] for name, of in seen.items()}
     share = lambda yes: float(yes.float().mean())
     went = {f"{name} moves": share((m - g).abs() < (o - g).abs()) for name, (m, g, o) in there.items()} | {f"{name} arrives": share((m - g).abs() < (m - o).abs()) for name, (m, g, o) in there.items()}
-    query, gallery = (extract(search, table, size) for table in (benchmark.query, benchmark.gallery))
-    asked = Pixels(benchmark.query, size).images(range(len(benchmark.query)))
-    worn = exchanged(ddgan, asked, asked[torch.from_numpy(dice.permutation(len(asked)))], batch)
-    found = [evaluate(q, gallery) for q in (query, type(query)(torch.cat([search(part) for part in worn.split(batch)]), query.pid, query.camid))]
     of_high, of_low = degrees(high).numpy(), degrees(low).numpy()
     return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)), strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
-            "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), **went, "Rank-1": float(found[0].cmc[0]), "Rank-1 exchanged": float(found[1].cmc[0]),
-            "mAP": float(found[0].mAP), "mAP exchanged": float(found[1].mAP), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
+            "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), **went,
+            **_found(ddgan, search, benchmark, size, high, low, groups.cameras, dice, batch), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
             "pictures": [len(high), len(low)], "bad cameras": list(groups.cameras), "rule": groups.rule}
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d2c4b491
@@ -542,7 +563,7 @@ def ship(
     root="data",           # the folder that holds `street`, or where it is rendered
     folder="outputs/ddgan",# of the trainings
     to="data/weights",     # of the weights and their record
-    limit=100,             # pictures of each group that the figures are taken from, drawn anew for each seed
+    limit=None,            # pictures of each group that the figures are taken from; None: all
     **changes,             # settings that shall differ
 ):
     "Train a DDGAN on the sample set, appraise it as it is stored, and put weights (half precision) and record where `DDGAN.shipped` finds them: -> Run."

@@ -83,7 +83,7 @@ class _AdjusterSettings(BaselineSettings):
     strength: tuple = None            # weakest and strongest of training; None: as in DEGRADATIONS
     low_cameras: tuple = None         # the bad cameras; None: by the rule of `domains`
     widths: object = "full"           # of encoders and generator: "full", "narrow", or a dict (nets.generators.widths)
-    batch: int = 8                    # triplets a step, stages 1 and 2
+    batch: int = 8                    # triplets a step of stage 1 (stages 2 and 3: p x k pictures)
     iterations: int = 50000           # stage 1
     adjuster_lr: float = 1e-4         # stage 1, Adam
     adjuster_clip: float | None = None  # stage 1, largest norm of the gradient; None: `clip`
@@ -95,6 +95,11 @@ class _AdjusterSettings(BaselineSettings):
     reread: float = 0.0               # not in the paper: pictures made for a score shall be read with it (ours)
     reread_range: tuple = (-1.5, 1.5) # least and largest score that they are made for (ours)
     adjuster_schedule: str = "constant"  # stage 1; or "cosine", down to 0
+
+    @property
+    def strengths(self):
+        "Weakest and strongest of training."
+        return self.strength or DEGRADATIONS[self.degradation]
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #372f3255
 @dataclass
@@ -142,9 +147,9 @@ def _check(s):
     if s.ablation not in ABLATIONS or s.degradation not in DEGRADATIONS or s.gan_form not in FORMS or s.covariance not in ("diagonal", "full"):
         raise ValueError(f"ablation is one of {', '.join(ABLATIONS)}, degradation of {', '.join(DEGRADATIONS)}, gan_form of {', '.join(FORMS)}, covariance 'diagonal' or 'full'; "
                          f"got {s.ablation!r}, {s.degradation!r}, {s.gan_form!r}, {s.covariance!r}")
-    s.strength = tuple(float(v) for v in (s.strength if s.strength is not None else DEGRADATIONS[s.degradation]))
+    s.strength = None if s.strength is None else tuple(float(v) for v in s.strength)
     least = UNTOUCHED[s.degradation]
-    if len(s.strength) != 2 or not least <= s.strength[0] <= s.strength[1]:
+    if len(s.strengths) != 2 or not least <= s.strengths[0] <= s.strengths[1]:
         raise ValueError(f"strength is (weakest, strongest), for {s.degradation} from {least:g} up; got {s.strength}")
     s.reread_range = tuple(float(v) for v in s.reread_range)
     if s.generator_precision not in ("no", "bf16", "fp16") or s.adjuster_schedule not in ("constant", "cosine") or len(s.reread_range) != 2 or not s.reread_range[0] < s.reread_range[1]:
@@ -222,7 +227,7 @@ def reread(
     f_c, f_d,  # features of 3 n pictures
     asked,     # [n] scores
 ):
-    "Scores [n] of pictures made for other scores, of each kind a third; gradients reach the generator and the w of Eq. 8."
+    "Scores [n] of pictures made for other scores, the i-th of kind i % 3 (good, bad, spoiled: of two triplets no spoiled one); gradients reach the generator and the w of Eq. 8."
     n = len(asked)
     rows = torch.arange(n, device=asked.device)
     rows = rows + n * (rows % 3)
@@ -347,7 +352,7 @@ class Triplets:
         s, d = self.settings, self.domains
         dice = keyed(s.seed, 1, iteration)
         high, low = (dice.choice(rows, s.batch, replace=len(rows) < s.batch) for rows in (d.high, d.low))
-        weakest, strongest = s.strength
+        weakest, strongest = s.strengths
         u, gain, v = dice.random(s.batch), 0.75 + 0.25 * dice.random(s.batch), dice.random(s.batch)
         mine = slice(self.rank * s.batch // self.world, (self.rank + 1) * s.batch // self.world)
         images = [self.pixels.images(rows[mine], self.device) for rows in (high, low)]

@@ -334,7 +334,7 @@ def train_attacker(
     folder=None,    # where checkpoint, attacker.safetensors and record go; what is begun there is gone on with
     quiet=False,
 ):
-    "Stage 2 alone: -> Run(attacker, record)."
+    "Stage 2 alone, on the pictures as they are (`train` changes them as the third stage meets them): -> Run(attacker, record)."
     return AttackTraining(benchmark, settings or GAAGSettings(), adjuster, teacher, folder, quiet).fit()
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #2b8a9a42
@@ -347,15 +347,16 @@ def harm(
     pid,       # [N] who is on them; two people or more
     seed=0,    # of the random scores
 ):
-    "One row a picture: distances (of normalised embeddings) to its original and to the nearest other person, before, after the attack, after a random score."
+    """One row a picture: distances (of normalised embeddings) to its original and to the nearest other person, before, after the attack, after a random score, and after one score for all,
+    the mean of the attacker's: what the attacker does better than that, it does by looking at the single picture."""
     pid, low_high = torch.tensor(np.asarray(pid)), adjuster.bounds.tolist()
     if len(set(pid.tolist())) < 2:
         raise ValueError("harm: the batch shows one person only, there is nobody to be taken for: give at least two people")
     made = attack(adjuster, attacker, teacher, images)
     drawn = torch.tensor(keyed(seed, 8).uniform(*low_high, len(images)), dtype=torch.float32, device=images.device)
     embed = lambda x: F.normalize(watch(teacher, x, ()).embeddings).cpu()
-    before, after, random = embed(images), embed(made.images), embed(adjuster.adjust(images, drawn.clamp(*low_high)))
+    before, after, random, alike = embed(images), embed(made.images), *(embed(adjuster.adjust(images, s)) for s in (drawn.clamp(*low_high), made.scores.mean().expand(len(images))))
     other = lambda e: torch.cdist(e, before).masked_fill(pid[:, None] == pid[None], torch.inf).amin(1)
     away = lambda e: (e - before).norm(dim=1)
     return pd.DataFrame({"pid": pid.tolist(), "score": adjuster.score(images).cpu(), "attacked score": made.scores.cpu(), "random score": drawn.cpu(), "moved by the attack": away(after),
-                         "moved at random": away(random), "nearest other before": other(before), "nearest other after the attack": other(after), "nearest other at random": other(random)})
+                         "moved at random": away(random), "moved by one score": away(alike), "nearest other before": other(before), "nearest other after the attack": other(after), "nearest other at random": other(random)})

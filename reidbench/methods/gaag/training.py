@@ -125,7 +125,7 @@ class GAAGTrainer(Trainer):
 
     def transforms(self):
         s = self.settings
-        return [*([RandomSpoil(s.degradation, s.strength)] if s.ablation == "rand-ds" else []), *super().transforms()]
+        return [*([RandomSpoil(s.degradation, s.strengths)] if s.ablation == "rand-ds" else []), *super().transforms()]
 
     def companions(self, net):
         s = self.settings
@@ -190,6 +190,8 @@ def train(
         stage = AdjusterTraining(benchmark, s, None, quiet)
         with stage_folder(stage, folder, shared, "adjuster"):
             adjuster = stage.fit().model
+    elif (adjuster.config["kind"], tuple(adjuster.config["size"])) != (s.degradation, tuple(s.size)):
+        raise ValueError(f"the adjuster that was given knows {adjuster.config['kind']} at {adjuster.config['size']} pixels, the settings say {s.degradation} at {list(s.size)}: give another one, or settings like it")
     teacher = attacker = None
     if s.ablation != "no-attack":
         teacher = _given(start, lambda p: load_identity(p / "model.safetensors" if p.is_dir() else p, s.device))
@@ -207,7 +209,7 @@ def _teacher(benchmark, settings, folder, shared, quiet):
         return (finished(trainer, settings.device) or trainer.fit()).model
 
 
-SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_clip=5.0, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)  # stage 1 in a fortieth of its time: with the three terms of ours
+SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_clip=5.0, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)  # stage 1 in an eightieth of its triplets: with the three terms of ours
 
 
 def small(
@@ -228,7 +230,7 @@ def ship(
     root="data",                # the folder that holds `street`, or where it is rendered
     folder="outputs/adjusters", # of the training
     to="data/weights",          # of the weights and their record
-    limit=100,                  # pictures of each group that the figures are taken from, drawn anew for each seed
+    limit=None,                 # pictures of each group that the figures are taken from; None: all
     **changes,                  # settings that shall differ
 ):
     "Train an adjuster on the sample set, appraise it, and put weights and record where `Adjuster.shipped` finds them: -> Run."
