@@ -227,7 +227,8 @@ def strangers(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["resolution"])
 def test_shipped_adjusters_hold_their_figures(strangers, kind, root):
-    "The goals, on the sample set's unseen people (the record's figures); and on few people of another town, whose streets are new too and are rebuilt a little less well."
+    """The goals, on the sample set's unseen people (the record's figures); and on few people of another town, whose streets are new too and are rebuilt a little less well.
+    The illumination adjuster misses one of them (its study page says so) and is not held to it here."""
     net, record = Adjuster.shipped(kind), Record.load(root / "data" / "weights" / f"{kind}.json")
     assert (root / "data" / "weights" / f"{kind}.safetensors").stat().st_size <= 6e6 and weights_hash(net) == record.weights and not net.training
     assert record.details["command"] == f"python -m reidbench.methods.gaag {kind}" and len(record.details["appraised"]) == 3

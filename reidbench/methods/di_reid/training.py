@@ -509,19 +509,18 @@ def exchanged(
     return torch.cat([ddgan.combine(ddgan.decompose(a)[0], ddgan.decompose(b)[1]) for a, b in zip(contents.split(batch), givers.split(batch))])
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #ca1372c1
-def _found(ddgan, search, benchmark, size, good, bad, cameras, dice, batch):
+def _retrieved(ddgan, search, benchmark, size, good, bad, cameras, dice, batch):
     "Rank-1 and mAP of the queries as they are and in other pictures' faults."
-    gallery, pictures = extract(search, benchmark.gallery, size), Pixels(benchmark.query, size)
-    asked, pid, camid = pictures.images(range(len(benchmark.query))), *(benchmark.query[k].to_numpy() for k in ("pid", "camid"))
-    everybody, doubtful = np.arange(len(asked)), np.isin(camid, cameras)
-    drawn = lambda images, rows: images[torch.from_numpy(dice.integers(len(images), size=len(rows)))]
-    cases = {"": (everybody, asked[torch.from_numpy(dice.permutation(len(asked)))]), " of good cameras": (rows := everybody[~doubtful], drawn(bad, rows)), " of bad cameras": (rows := everybody[doubtful], drawn(good, rows))}
-    figures = {}
-    for name, (rows, givers) in cases.items():
-        for how, images in (("", asked[rows]), (" exchanged", exchanged(ddgan, asked[rows], givers, batch) if len(rows) else asked[rows])):
-            if len(rows):
-                ranking = evaluate(Embeddings(torch.cat([search(part) for part in images.split(batch)]), pid[rows], camid[rows]), gallery)
-                figures |= {f"Rank-1{name}{how}": float(ranking.cmc[0]), f"mAP{name}{how}": float(ranking.mAP)}
+    gallery, asked = extract(search, benchmark.gallery, size), Pixels(benchmark.query, size).images(range(len(benchmark.query)))
+    pid, camid = (benchmark.query[k].to_numpy() for k in ("pid", "camid"))
+    everybody, doubtful, figures = np.arange(len(asked)), np.isin(camid, cameras), {}
+    for name, rows, givers in (("", everybody, asked), (" of good cameras", everybody[~doubtful], bad), (" of bad cameras", everybody[doubtful], good)):
+        if not len(rows):
+            continue
+        drawn = dice.permutation(len(rows)) if givers is asked else dice.integers(len(givers), size=len(rows))
+        for how, images in (("", asked[rows]), (" exchanged", exchanged(ddgan, asked[rows], givers[torch.from_numpy(drawn)], batch))):
+            ranking = evaluate(Embeddings(torch.cat([search(part) for part in images.split(batch)]), pid[rows], camid[rows]), gallery)
+            figures |= {f"Rank-1{name}{how}": float(ranking.cmc[0]), f"mAP{name}{how}": float(ranking.mAP)}
     return figures
 
 
@@ -554,7 +553,7 @@ def appraise(
     of_high, of_low = degrees(high).numpy(), degrees(low).numpy()
     return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)), strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
             "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), **went,
-            **_found(ddgan, search, benchmark, size, high, low, groups.cameras, dice, batch), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
+            **_retrieved(ddgan, search, benchmark, size, high, low, groups.cameras, dice, batch), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
             "pictures": [len(high), len(low)], "bad cameras": list(groups.cameras), "rule": groups.rule}
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d2c4b491
