@@ -115,7 +115,7 @@ def least_likely(
 
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
 
-
+# %% ../../nbs/attacks/30_generative.ipynb #cabd50ff
 def ms_ssim(
     a, b,       # [N, 3, H, W] in [0, 1]
     window=11,  # of the Gaussian of 1.5 pixels; sides below it end the scales early, the weights then share what is left

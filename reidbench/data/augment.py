@@ -97,7 +97,7 @@ def inside(
     rows, cols = torch.arange(h, device=top.device).view(1, 1, -1, 1), torch.arange(w, device=top.device).view(1, 1, 1, -1)
     return on & (rows >= top) & (rows < top + hh) & (cols >= left) & (cols < left + ww)
 
-
+# %% ../../nbs/data/50_augment.ipynb #ad764ff8
 class Erase:
     "Paint a random rectangle over each picture, with a probability."
 

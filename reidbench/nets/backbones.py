@@ -105,7 +105,7 @@ def _whole(name):
 
     return get_model(name.removesuffix("_ibn_a"), weights=None)
 
-
+# %% ../../nbs/nets/30_backbones.ipynb #c72eec49
 def _resnet_stages(net, last_stride, ibn):
     if ibn:
         for stage in (net.layer1, net.layer2, net.layer3):

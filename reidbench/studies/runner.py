@@ -292,7 +292,7 @@ def _record(run, job, settings, details, **more):
     about = {"work": run.work, "budget": plain(job.budget), "run": plain(run), "reidbench": __version__}
     return Record(f"{run.method}, {run.test.title}", settings, seed=job.seed, details={**about, **details}, **more)
 
-
+# %% ../../nbs/studies/30_runner.ipynb #ec91dc4e
 def _sets(run, job, root, benchmark):
     "Which pictures: the searched set, and the set of the training where it is another."
     told = {"name": benchmark.name, "fingerprint": benchmark.fingerprint()}

@@ -76,7 +76,7 @@ class Diary:
 # %% ../../nbs/train/28_watch.ipynb #68cd8387
 STATES = ("starting", "running", "stopped", "failed", "finished")
 
-
+# %% ../../nbs/train/28_watch.ipynb #c66628c2
 @dataclass
 class Standing:
     "Where one stage of a run stands."
@@ -130,7 +130,7 @@ class Standing:
             return f"{self.title}: failed in epoch {self.epoch}, step {self.step}; {kept}: {self.why}"
         return f"{self.title}: finished, {self.epoch} epochs" if self.state == "finished" else "starting"
 
-
+# %% ../../nbs/train/28_watch.ipynb #425630ef
 def _minutes(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
@@ -225,7 +225,7 @@ def stop(
         raise ValueError(f"{folder}: no run is going on there")
     os.kill(told(folder)["keeper"], signal.SIGINT)
 
-
+# %% ../../nbs/train/28_watch.ipynb #99cfcbbd
 def log_tail(
     folder,    # of the run
     lines=12,

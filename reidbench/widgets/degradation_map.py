@@ -131,7 +131,7 @@ def packed():
     "A trait that goes to the browser and comes back as bytes."
     return t.Bytes(b"").tag(sync=True, from_json=lambda value, widget: bytes(value))
 
-
+# %% ../../nbs/widgets/70_degradation_map.ipynb #5f7f3f80
 class Points(TwinWidget):
     "What the map holds, and its files."
     method = t.Unicode().tag(sync=True)              # the layout that is seen
@@ -209,7 +209,7 @@ def marker(draw, x, y, r, form, colour):
     elif form == 3: [draw.rectangle((x - a * r, y - b * r, x + a * r, y + b * r), fill=colour) for a, b in ((1, 0.4), (0.4, 1))]
     else: draw.polygon([(x - r, y + r), (x + r, y + r), (x, y - r)], fill=colour)
 
-
+# %% ../../nbs/widgets/70_degradation_map.ipynb #c683d88b
 def drawn_map(
     widget,  # Points
     size=(720, 480),

@@ -87,7 +87,7 @@ def scores_of(
         raise ValueError(f"groups: {len(groups)} for {len(scores)} scores: give one a score, in the same order")
     return scores, groups
 
-
+# %% ../../nbs/widgets/75_quality_histogram.ipynb #fb82bb16
 class Counts(TwinWidget):
     "What the histogram holds, and its files."
     low, high = t.Float(0).tag(sync=True), t.Float(100).tag(sync=True)
@@ -128,7 +128,7 @@ class Counts(TwinWidget):
     def picture(self):
         return drawn_bars(self)
 
-
+# %% ../../nbs/widgets/75_quality_histogram.ipynb #9dccdec0
 def drawn_bars(
     widget,  # Counts
     width=900, height=90,  # of a group, pixels

@@ -97,7 +97,7 @@ class Told(TwinWidget):
     def kept(self, values):
         return values | {"runs": [], "alive": False, "startable": False, "resumable": False}
 
-
+# %% ../../nbs/widgets/90_training_run.ipynb #68cb82fa
 def draw_curves(
     curves,   # name -> numbers, None where there is none
     header,   # one line

@@ -211,7 +211,7 @@ def train(
         trainer.pictures = adversarial_pictures(model, trainer.people, s.size, attack, file, accelerator.device, quiet)
     return finished(trainer, accelerator.device) or trainer.fit()
 
-
+# %% ../../../nbs/methods/jad/30_training.ipynb #6be4db61
 def _normal_model(trainer, start, device):
     "What AT's pictures are made on: the model given, or one that is trained first."
     if start is None:
