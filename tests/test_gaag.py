@@ -176,6 +176,28 @@ def test_graded_scores_follow_the_strength(colours):
     assert -0.5 <= asked.min() < 0 and 1.5 < asked.max() <= 2.0
 
 
+def test_further_pictures_teach_the_score_and_nothing_else(colours):
+    people = colours.train
+    s = tiny(strength=(1.0, 4.0), batch=4, graded=1.0, along=0.0, reread=0.0, further=6)
+    make = lambda rank=0, world=1: Triplets(Pixels(people, (64, 32)), domains(people, "resolution", (0,)), s, rank=rank, world=world)
+    whole = make().at(3)
+    assert len(whole.further) == 6 and whole.graded.shape == (10,) and len(whole.paths) == 14 and len(whole) == 18
+    parts = [make(r, 2).at(3) for r in (0, 1)]
+    assert torch.equal(torch.cat([p.further for p in parts]), whole.further) and all(len(p.graded) == 5 for p in parts)
+    with pytest.raises(ValueError, match="4 triplets and 6 further pictures"):
+        make(0, 4)
+    with pytest.raises(ValueError, match="further at least 0"):
+        tiny(further=-1)
+    torch.manual_seed(0)
+    net = Adjuster(width=SMALL, size=(64, 32))
+    out = net(whole.high, whole.low, whole.spoiled, further=whole.further)
+    assert torch.allclose(out[2][2], torch.cat([net.score(whole.spoiled), net.score(whole.further)]), atol=1e-5)
+    loss = adjuster_losses((whole.high, whole.low, whole.spoiled), *out[:3], s, whole.graded)["graded"]
+    assert loss.item() == pytest.approx(sum((a - b).item() ** 2 for a, b in zip(out[2][2], whole.graded)) / 10, rel=1e-4)
+    loss.backward()
+    assert {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0} == {"cue", "line"}
+
+
 def test_scores_outside_the_range_are_clamped_and_said(adjuster):
     x = pictures()
     with pytest.warns(UserWarning, match=r"2 of 3 scores lie outside the training pictures' range \[-1.00, 1.00\]: clamped"):
@@ -225,15 +247,27 @@ def strangers(tmp_path_factory):
     return benchmarks.load("street", root=tmp_path_factory.mktemp("strangers"), identities=10, images=2, train=2, seed=7, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["resolution"])
+@pytest.mark.parametrize("kind", adjusting.SHIPPED)
 def test_shipped_adjusters_hold_their_figures(strangers, kind, root):
-    """The goals, on the sample set's unseen people (the record's figures); and on few people of another town, whose streets are new too and are rebuilt a little less well.
-    The illumination adjuster misses one of them (its study page says so) and is not held to it here."""
+    "The goals, on the sample set's unseen people (the record's figures); and on few people of another town, whose streets are new too and are rebuilt a little less well."
     net, record = Adjuster.shipped(kind), Record.load(root / "data" / "weights" / f"{kind}.json")
     assert (root / "data" / "weights" / f"{kind}.safetensors").stat().st_size <= 6e6 and weights_hash(net) == record.weights and not net.training
     assert record.details["command"] == f"python -m reidbench.methods.gaag {kind}" and len(record.details["appraised"]) == 3
-    for found, psnr_goal in (*((f, 24) for f in record.details["appraised"]), (appraise(net, strangers, seed=5, limit=40), 23)):
-        assert found["spearman"] <= -0.9 and found["auc"] >= 0.95 and found["rescore"] >= 0.9 and found["rescore rises"] >= 0.9 and found["visible rises"] >= 0.8 and found["psnr"] >= psnr_goal, found
+    elsewhere = appraise(net, strangers, seed=5, limit=40)
+    for found, spearman, fidelity in (*((f, -0.9, 24) for f in record.details["appraised"]), (elsewhere, -0.84, 23)):  # 40 pictures: the goal, less two standard errors
+        assert found["spearman"] <= spearman and found["auc"] >= 0.95 and found["rescore"] >= 0.9 and found["rescore rises"] >= 0.9 and found["visible rises"] >= 0.8 and found["psnr"] >= fidelity, found
+
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", adjusting.SHIPPED)
+def test_shipped_adjusters_are_what_their_records_say(kind, root):
+    "Appraised again: comes out as recorded, up to what another processor rounds otherwise."
+    known = Record.load(root / "data" / "weights" / f"{kind}.json").details["appraised"][0]
+    found = appraise(Adjuster.shipped(kind), benchmarks.load("street", root=root / "data"))
+    for name in ("spearman", "auc", "rescore", "rescore rises", "visible rises"):
+        assert found[name] == pytest.approx(known[name], abs=0.01), name
+    assert found["psnr"] == pytest.approx(known["psnr"], abs=0.1) and found["pictures"] == known["pictures"] and found["rule"] == known["rule"]
 
 
 def test_shipping_trains_appraises_and_goes_on(tmp_path, colours, monkeypatch):
@@ -470,7 +504,10 @@ def test_equation_16_is_the_weighted_sum(stage_2):
     assert losses["real"].item() == pytest.approx(sum(torch.log(1 - torch.sigmoid(v)).mean() for v in verdicts).item() / 2, rel=1e-4)
     told = stage.critic_loss(critic, batch.images, made.images)
     plain = -sum(torch.log(torch.sigmoid(r)).mean() + torch.log(1 - torch.sigmoid(v)).mean() for r, v in zip(critic(batch.images), verdicts)).item() / 2
-    assert told.item() >= plain - 1e-5 and AdversarialLoss().critic(critic(batch.images), verdicts).item() == pytest.approx(plain, rel=1e-4)
+    real, slope = batch.images.clone().requires_grad_(), 0
+    for scale in critic(real):
+        slope += (torch.autograd.grad(scale.sum(), real, retain_graph=True)[0] * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)).square().sum((1, 2, 3)).mean().item() / 2
+    assert told.item() == pytest.approx(plain + 0.01 * slope, rel=1e-4) and 0.01 * slope > 1e-4 * plain and stage.settings.gan_penalty == 0.01
 
 
 def test_stage_2_gradients_reach_attacker_and_critic_alone(stage_2):
@@ -502,7 +539,7 @@ def test_stage_2_leaves_the_originals_alone(colours, adjuster, teacher):
 
 
 def test_the_attack_learns_to_hurt(colours, adjuster, teacher):
-    "On the batch that it trains on, the ranking part of its loss falls."
+    "The ranking part of its loss falls, on batches drawn otherwise than those that it learnt from."
     s = tiny(adv_att=0.0, gan=0.0, attack_iterations=40)
     run = train_attacker(colours, adjuster, teacher, replace(s, attack_lr=1e-2), quiet=True)
     torch.manual_seed(0)
@@ -510,7 +547,7 @@ def test_the_attack_learns_to_hurt(colours, adjuster, teacher):
     batches = [Groups(colours.train, Pixels(colours.train, (64, 32)), 4, 2, 50, seed=7).at(k) for k in range(6)]
     rank = lambda net: sum(stage.losses(net, Critic(2, 4), b)[0]["rank"].item() for b in batches)
     with torch.no_grad():
-        assert rank(run.model.eval()) > 0 and rank(run.model) <= rank(fresh)
+        assert rank(run.model.eval()) < 0.99 * rank(fresh)
 
 
 def test_the_attackers_statistics_are_taken_when_it_has_learnt(colours, adjuster, teacher):

@@ -237,7 +237,7 @@ class Projection:
     ):
         "The map as a plotly chart; the text under the pointer says who and where."
         traces, name = _traces(self, colour, size)
-        title = f"{title or repr(self).split(':')[0]}<br><sup>trustworthiness {self.trustworthiness:.3f}</sup>"
+        title = f"{title or repr(self).split(':')[0]}<br><sup>{repr(self).split(': ', 1)[1].split(' (1:')[0]}</sup>"
         chart = figure(*traces, title=title, height=height, **{"legend": dict(title=dict(text=name)), "margin": dict(l=10, r=10, t=60, b=10), **options})
         chart.update_xaxes(visible=False)
         chart.update_yaxes(visible=False, scaleanchor="x")

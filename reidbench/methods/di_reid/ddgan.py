@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELF_DEGRADATIONS', 'UNTOUCHED', 'SHIPPED', 'SIZES', 'draw_strengths', 'made_worse', 'shares', 'truly_worse',
-           'LiteResBlock', 'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'critic', 'Made', 'DDGAN', 'load_ddgan',
+           'LiteResBlock', 'cut_trunk', 'ContentPyramid', 'sizes', 'degree_of', 'Made', 'DDGAN', 'load_ddgan',
            'mean_difference', 'invariable_content_loss', 'pixel_loss', 'reconstruction_loss',
            'identity_preserving_loss', 'reality_losses', 'degradation_ranking_loss', 'rank_label',
            'exchange_ranking_loss', 'graded_ranking_loss', 'content_identity_loss', 'total_loss']
@@ -25,15 +25,15 @@ from ...losses.identity import IdentityLoss
 from ...nets.backbones import RESNETS, Backbone, build
 from ...nets.blocks import IMAGENET_STD
 from ...nets.critics import Critic
-from ...nets.generators import ASPP, FULL, NARROW, AdaINGenerator, ConvBlock, DegradationEncoder, begin
+from ...nets.generators import ASPP, FULL, NARROW, AdaINGenerator, ConvBlock, DegradationEncoder
 from ...nets.weights import read_model, shipped
 
 # %% ../../../nbs/methods/di_reid/20_ddgan.ipynb #c0f25ce6
 SELF_DEGRADATIONS = {  # kind -> (what is drawn, lowest, highest); pixels at a height of 256
     "resolution": ("factor", 2.0, 4.0), "illumination": ("gamma", 2.0, 3.5), "blur": ("sigma", 3.0, 6.0),
-    "motion_blur": ("length", 5.0, 14.0), "noise": ("sigma in [0, 1]", 0.02, 0.06), "jpeg": ("quality", 10.0, 20.0),
+    "motion_blur": ("length", 5.0, 14.0), "noise": ("sigma in [0, 1]", 0.02, 0.06), "jpeg": ("quality", 10.0, 20.0), "occlude": ("share", 0.1, 0.3),
 }
-UNTOUCHED = {"resolution": 1.0, "illumination": 1.0, "blur": 0.0, "motion_blur": 1.0, "noise": 0.0, "jpeg": 100.0}  # the strength that changes nothing
+UNTOUCHED = {"resolution": 1.0, "illumination": 1.0, "blur": 0.0, "motion_blur": 1.0, "noise": 0.0, "jpeg": 100.0, "occlude": 0.0}  # the strength that changes nothing
 
 def _kind(kind):
     if kind not in SELF_DEGRADATIONS:
@@ -65,7 +65,8 @@ def made_worse(
     if kind == "resolution" and len(images) and float(values.max()) > min(images.shape[2:]):
         raise ValueError(f"pictures of {images.shape[2]} x {images.shape[3]} pixels cannot lose resolution by {float(values.max()):.3g}: less than one pixel would be left; take larger ones or a smaller factor")
     how = {"resolution": lambda: degrade.downsample(images, values), "illumination": lambda: degrade.gamma(images, values), "blur": lambda: degrade.blur(images, scaled),
-           "motion_blur": lambda: degrade.motion_blur(images, scaled.clamp_min(1)), "noise": lambda: degrade.noise(images, values), "jpeg": lambda: degrade.jpeg(images, values)}
+           "motion_blur": lambda: degrade.motion_blur(images, scaled.clamp_min(1)), "noise": lambda: degrade.noise(images, values), "jpeg": lambda: degrade.jpeg(images, values),
+           "occlude": lambda: degrade.occlude(images, values)}
     return how[kind]()
 
 def shares(
@@ -75,7 +76,7 @@ def shares(
 ):
     "How far each strength goes from nothing (0) to the worst that is drawn (1), [N]."
     low, high = between or _kind(kind)[1:]
-    worst = low if UNTOUCHED[kind] > high else high  # JPEG: the lower the quality, the worse
+    worst = low if UNTOUCHED[kind] >= high else high  # JPEG: the lower the quality, the worse
     return (strengths - UNTOUCHED[kind]) / (worst - UNTOUCHED[kind])
 
 
@@ -179,19 +180,6 @@ def degree_of(
     "One number a picture: the mean over places, then over scales, [N]."
     return sum(v.float().mean((1, 2, 3)) for v in verdicts) / len(verdicts)
 
-def critic(
-    scales,  # pictures looked at: the whole, the half ...
-    width,   # channels of its first layers
-):
-    "A critic; a narrow one begins with larger weights than the published 0.02, from which its signal would fade to nothing on the way. Its verdicts begin near 0."
-    made = Critic(scales, width)
-    if width < 32:
-        begin(made)
-        for each in made.critics:
-            nn.init.normal_(each.verdict.weight, std=0.02)
-    return made
-
-
 class Made(NamedTuple):
     "Two pictures a and b, split and put together; `ab` has the content of a and the degradation of b."
     aa: torch.Tensor
@@ -225,7 +213,7 @@ class DDGAN(nn.Module):
         self.degradation_encoder = DegradationEncoder(w["dim"], w["encoder_width"])
         self.self_degradation_encoder = nn.Linear(4 * w["encoder_width"], w["dim"]) if shared else DegradationEncoder(w["dim"], w["encoder_width"])
         self.generator = AdaINGenerator(w["channels"], w["dim"], w["blocks"], w["hidden"])
-        self.reality, self.ranker = critic(3, w["critic"]), critic(degree_scales, w["critic"])
+        self.reality, self.ranker = Critic(3, w["critic"]), Critic(degree_scales, w["critic"])
         self.neck, self.classifier = nn.BatchNorm1d(self.content_encoder.width), nn.Linear(self.content_encoder.width, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 

@@ -17,8 +17,9 @@ from torch import nn
 from ...core.base import check_images
 from ...losses.identity import IdentityLoss
 from ...losses.triplet import TripletLoss
-from .ddgan import ContentPyramid, critic, degree_of, sizes
+from .ddgan import ContentPyramid, degree_of, sizes
 from ...nets.backbones import build
+from ...nets.critics import Critic
 from ...nets.identity import GlobalPool, Trained
 from ...nets.weights import read_model
 
@@ -165,7 +166,7 @@ class DFEN(nn.Module, _Begin):
         self.content_encoder = ContentPyramid(backbone, w["channels"], multi_scale, reduced, weights)
         del self.content_encoder.narrow, self.content_encoder.fuse  # for drawing alone
         self.sensitive, self.pool = build(backbone, last_stride, weights), GlobalPool(pool)
-        self.ranker = critic(degree_scales, w["critic"]).requires_grad_(False) if attention else None
+        self.ranker = Critic(degree_scales, w["critic"]).requires_grad_(False) if attention else None
         self.attention = Attention(1 if cue == "score" else 2 * w["critic"] * degree_scales, self.sensitive.width) if attention else None
         a, b = self.content_encoder.width, self.sensitive.width
         self.heads = nn.ModuleDict({name: Head(width, num_classes, heads) for name, width in (("inv", a), ("sen", b), ("both", a + b))})

@@ -123,6 +123,9 @@ def _check(s):
         raise ValueError(f"strength: two numbers above 0, the lower one first, of which not both leave a picture as it is ({UNTOUCHED[s.degradation]:g}); got {low} and {high}")
     if s.degradation == "resolution" and (low < 1 or high > min(s.size)):
         raise ValueError(f"strength of resolution is a factor between 1 and the picture's shorter side, {min(s.size)} pixels; got {low} to {high}")
+    most = {"jpeg": 100, "occlude": 1}.get(s.degradation, high)
+    if high > most:
+        raise ValueError(f"strength of {s.degradation} is at most {most}; got {low} to {high}")
     if s.iterations < 1 or s.pairs < 1 or s.part < 1 or s.pair_lr <= 0 or not 0 < s.pair_milestone <= 1:
         raise ValueError(f"iterations, pairs and part are at least 1, pair_lr above 0, pair_milestone in (0, 1]; got {s.iterations}, {s.pairs}, {s.part}, {s.pair_lr}, {s.pair_milestone}")
     if min(s.lambdas.values()) < 0 or s.slope < 0 or s.rank_margin < 0:
@@ -386,7 +389,7 @@ def _fit(stage):
     stage.identity = _Features(stage.teacher, accelerator.device)
     set_seed(s.seed)
     net, pixels = stage.network().train(), Pixels(stage.people, s.size)
-    stage.bad = domains(stage.people, s.degradation, s.low_cameras or None, pixels).cameras if s.graded else ()
+    stage.bad = domains(stage.people, s.degradation, s.low_cameras or None, pixels).cameras if s.graded and stage.people["camid"].nunique() > 1 else ()
     batches = Batches(stage.people, pixels, stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
     optimizers = stage.optimizers(net)
     when = Steps((s.pair_milestone * s.iterations / s.part,))

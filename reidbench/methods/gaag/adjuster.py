@@ -10,7 +10,7 @@ __all__ = ['DEGRADATIONS', 'UNTOUCHED', 'ABLATIONS', 'PIECE', 'ADJUSTER', 'SHIPP
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c2d0d9a2
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #c355aa9b
@@ -22,7 +22,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ...core.base import check_images, keyed, set_seed
-from ...core.record import Record, peak_memory, plain, surroundings
+from ...core.record import LATER, Record, peak_memory, plain, settings_of, surroundings
 from ...core.show import figure
 from ...data import degrade
 from ...data.batches import Pixels
@@ -91,6 +91,7 @@ class _AdjusterSettings(BaselineSettings):
     reg: float = 1.0                  # lambda_reg, Eq. 7
     reg_spoiled: float = 0.0          # not in the paper: pull on the scores of spoiled pictures towards -1 (ours)
     graded: float = 0.0               # not in the paper: the scores of spoiled pictures follow the strength, from 1 (none) to -1 (strongest) (ours)
+    further: int = field(default=0, metadata=LATER)  # not in the paper: so many spoiled pictures more a step, for `graded` alone; only E_d looks at them (ours)
     along: float = 0.0                # not in the paper: Eq. 3 again, vectors moved along w instead of exchanged (ours)
     reread: float = 0.0               # not in the paper: pictures made for a score shall be read with it (ours)
     reread_range: tuple = (-1.5, 1.5) # least and largest score that they are made for (ours)
@@ -157,8 +158,8 @@ def _check(s):
                          f"got {s.generator_precision!r}, {s.adjuster_schedule!r}, {s.reread_range}")
     s.widths, s.attack_layers = widths(s.widths), tuple(s.attack_layers)
     s.low_cameras = None if s.low_cameras is None else tuple(int(c) for c in s.low_cameras)
-    if min(s.batch, s.generated) < 1 or min(s.iterations, s.attack_iterations) < 0 or min(s.adjuster_lr, s.attack_lr, s.critic_lr) <= 0:
-        raise ValueError(f"batch and generated must be at least 1, iterations at least 0, learning rates above 0; got {s.batch}, {s.generated}, {s.iterations}, {s.attack_iterations}, "
+    if min(s.batch, s.generated) < 1 or min(s.iterations, s.attack_iterations, s.further) < 0 or min(s.adjuster_lr, s.attack_lr, s.critic_lr) <= 0:
+        raise ValueError(f"batch and generated must be at least 1, iterations and further at least 0, learning rates above 0; got {s.batch}, {s.generated}, {s.iterations}, {s.attack_iterations}, {s.further}, "
                          f"{s.adjuster_lr}, {s.attack_lr}, {s.critic_lr}")
     weights = {n: getattr(s, n) for n in ("rec", "reg", "reg_spoiled", "graded", "along", "reread", "adv_tri", "adv_att", "gan", "gan_penalty", "attack_margin", "cls", "sc", "w")}
     bad = {n: v for n, v in weights.items() if not v >= 0}
@@ -227,7 +228,7 @@ def reread(
     f_c, f_d,  # features of 3 n pictures
     asked,     # [n] scores
 ):
-    "Scores [n] of pictures made for other scores, the i-th of kind i % 3 (good, bad, spoiled: of two triplets no spoiled one); gradients reach the generator and the w of Eq. 8."
+    "Scores [n] of pictures made for other scores: of a good one, a bad one, a spoiled one, and so on in turn (n below 3: no spoiled one); gradients reach the generator and the w of Eq. 8."
     n = len(asked)
     rows = torch.arange(n, device=asked.device)
     rows = rows + n * (rows % 3)
@@ -267,8 +268,8 @@ class Adjuster(_Reading):
         "A small adjuster, trained on the sample set, that comes with the project."
         return shipped_adjuster(name, device)
 
-    def forward(self, high, low, spoiled, along=False, asked=None):
-        "Training: (reconstructions of all three, the two swaps, scores of all three, the two moves along w, scores read from pictures made for `asked`)."
+    def forward(self, high, low, spoiled, along=False, asked=None, further=None):
+        "Training: (reconstructions of all three, the two swaps, scores of all three, `further` behind those of `spoiled`, the two moves along w, scores read from pictures made for `asked`)."
         n = len(high)
         images = torch.cat([high, low, spoiled])
         f_c, f_d = self.content(images), self.cue(images)
@@ -276,6 +277,8 @@ class Adjuster(_Reading):
         again, whats = self.make(f_c, f_d), torch.cat([f_c[:n], f_c[2 * n:]])
         swapped = self.make(whats, torch.cat([f_d[2 * n:], f_d[:n]]))
         moved = self.render(whats, torch.cat([f_d[:n], f_d[2 * n:]]), torch.cat([scores[2], scores[0]])).split(n) if along else None
+        if further is not None:
+            scores = *scores[:2], torch.cat([scores[2], self.read(self.cue(further))])
         return again.split(n), swapped.split(n), scores, moved, None if asked is None else reread(self, f_c, f_d, asked)
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #14ef786e
@@ -292,9 +295,9 @@ def adjuster_losses(
     images,   # (high, low, spoiled), each [N, 3, H, W]
     again,    # their reconstructions
     swapped,  # (content of high with the vector of spoiled, content of spoiled with the vector of high)
-    scores,   # of the three, each [N]
+    scores,   # of the three, each [N]; of the spoiled ones there may be more
     settings, # GAAGSettings
-    graded=None, # [N] what the spoiled ones shall score, by how strongly each was spoiled
+    graded=None, # what the spoiled ones shall score, by how strongly each was spoiled
     moved=None,  # as `swapped`, but the picture's own vector moved along w to the other's score
     reread=None, # scores [N] of pictures made for `asked`
     asked=None,  # [N]
@@ -324,20 +327,21 @@ class Triplet:
     high: torch.Tensor     # [N, 3, H, W] of good cameras
     low: torch.Tensor      # [N, 3, H, W] of bad ones
     spoiled: torch.Tensor  # `high`, spoiled
-    graded: torch.Tensor   # [N] scores that fit the strengths
+    graded: torch.Tensor   # [N + further] scores that fit the strengths
     asked: torch.Tensor    # [N] scores to make pictures for
-    paths: list            # files of `high` and `low`
+    paths: list            # files of `high`, `low` and `further`
+    further: torch.Tensor = None  # [further, 3, H, W] more of good cameras, spoiled
 
     def __len__(self):
-        return len(self.high) + len(self.low) + len(self.spoiled)
+        return len(self.high) + len(self.low) + len(self.graded)
 
-
+# %% ../../../nbs/methods/gaag/20_adjuster.ipynb #2447200b
 class Triplets:
     "What stage 1 learns from, for the loop: `steps(epoch)`, `epoch(number, start)`; an epoch is PIECE iterations."
 
     def __init__(self, pixels, domains, settings, device="cpu", rank=0, world=1):
-        if settings.batch % world:
-            raise ValueError(f"a batch of {settings.batch} triplets cannot be shared by {world} processes: make it a multiple of {world}")
+        if settings.batch % world or settings.further % world:
+            raise ValueError(f"a batch of {settings.batch} triplets and {settings.further} further pictures cannot be shared by {world} processes: make each a multiple of {world}")
         self.pixels, self.domains, self.settings, self.device, self.rank, self.world = pixels, domains, settings, device, rank, world
 
     def steps(self, epoch=0):
@@ -352,18 +356,31 @@ class Triplets:
         s, d = self.settings, self.domains
         dice = keyed(s.seed, 1, iteration)
         high, low = (dice.choice(rows, s.batch, replace=len(rows) < s.batch) for rows in (d.high, d.low))
-        weakest, strongest = s.strengths
-        u, gain, v = dice.random(s.batch), 0.75 + 0.25 * dice.random(s.batch), dice.random(s.batch)
-        mine = slice(self.rank * s.batch // self.world, (self.rank + 1) * s.batch // self.world)
+        u, gain, v = dice.random(s.batch), dice.random(s.batch), dice.random(s.batch)
+        mine = self.share(s.batch)
         images = [self.pixels.images(rows[mine], self.device) for rows in (high, low)]
-        strength, none = torch.tensor(weakest + (strongest - weakest) * u[mine], dtype=torch.float32), UNTOUCHED[s.degradation]
-        spoiled = spoil(images[0], s.degradation, strength, torch.tensor(gain[mine]))
+        spoiled, graded = self.spoil(images[0], u[mine], gain[mine])
         asked = torch.tensor(s.reread_range[0] + (s.reread_range[1] - s.reread_range[0]) * v[mine], dtype=torch.float32)
+        paths, further = [self.pixels.paths[i] for rows in (high, low) for i in rows[mine]], None
+        if s.further:
+            part, rows, u, gain = self.share(s.further), dice.choice(d.high, s.further), dice.random(s.further), dice.random(s.further)
+            further, more = self.spoil(self.pixels.images(rows[part], self.device), u[part], gain[part])
+            graded, paths = torch.cat([graded, more]), paths + [self.pixels.paths[i] for i in rows[part]]
+        return Triplet(*images, spoiled, graded.to(self.device), asked.to(self.device), paths, further)
+
+    def share(self, count):
+        "Of so many, those that this process takes."
+        return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+
+    def spoil(self, images, u, gain):
+        "(images spoiled, the scores that fit), of `u` and `gain` in [0, 1]: how strongly, and with how much light."
+        (weakest, strongest), none = self.settings.strengths, UNTOUCHED[self.settings.degradation]
+        strength = torch.tensor(weakest + (strongest - weakest) * u, dtype=torch.float32)
         graded = 1 - 2 * (strength - none) / max(strongest - none, 1e-6)
-        return Triplet(*images, spoiled, graded.to(self.device), asked.to(self.device), [self.pixels.paths[i] for rows in (high, low) for i in rows[mine]])
+        return spoil(images, self.settings.degradation, strength, torch.tensor(0.75 + 0.25 * gain)), graded
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #96cac279
-ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "adjuster_clip", "channels_last")
+ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "further", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "adjuster_clip", "channels_last")
 
 
 class AdjusterTraining:
@@ -381,7 +398,7 @@ class AdjusterTraining:
     def about(self):
         "What makes this stage this one: other stages' settings may change."
         started = {"start": weights_hash(self.start)} if self.start is not None else {}
-        return plain({"settings": {k: getattr(self.settings, k) for k in ADJUSTER}, "data": self.benchmark.fingerprint(), "name": self.name, **started})
+        return plain({"settings": {k: v for k, v in settings_of(self.settings).items() if k in ADJUSTER}, "data": self.benchmark.fingerprint(), "name": self.name, **started})
 
     def begin(self):
         "The adjuster before its first step: fresh, or with the weights of another one."
@@ -396,7 +413,7 @@ class AdjusterTraining:
 
     def step(self, loop, triplet):
         images, s = (triplet.high, triplet.low, triplet.spoiled), self.settings
-        again, swapped, scores, moved, reread = loop.nets["adjuster"](*images, bool(s.along), triplet.asked if s.reread else None)
+        again, swapped, scores, moved, reread = loop.nets["adjuster"](*images, bool(s.along), triplet.asked if s.reread else None, triplet.further)
         loop.preview = torch.stack([images[0][:4], swapped[0][:4].detach().to(images[0])], 1).flatten(0, 1)  # before and after, side by side
         losses = adjuster_losses(images, again, swapped, scores, s, triplet.graded, moved, reread, triplet.asked)
         total = sum(losses.values())

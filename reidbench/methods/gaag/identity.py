@@ -22,7 +22,7 @@ def self_centre_loss(
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #9d840cb5
 class RunningGaussian(nn.Module):
-    "Mean and covariance of each class, running over all embeddings that it was shown; Eq. 18."
+    "Mean and covariance of each class, running over all embeddings that it was shown (a full covariance: over the newest `memory`); Eq. 18."
 
     def __init__(
         self,

@@ -211,7 +211,7 @@ def _teacher(benchmark, settings, folder, shared, quiet):
 
 SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_clip=5.0, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)  # stage 1 in an eightieth of its triplets: with the three terms of ours
 
-
+# %% ../../../nbs/methods/gaag/50_training.ipynb #1d42e866
 def small(
     settings=None,  # GAAGSettings; None: the paper's
     **changes,      # settings that shall differ
@@ -221,7 +221,7 @@ def small(
     kind, ablation = (changes.get(k, getattr(settings, k)) for k in ("degradation", "ablation"))
     weakest = DEGRADATIONS[kind][0] if ablation == "rand-ds" else UNTOUCHED[kind]  # the adjuster shall know the whole way; Rand-DS stays as it is
     cut = dict(**SLIDER, strength=(weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4, generated=2,
-               unit_embeddings=True)  # from scratch, embeddings are so long that Eq. 17 to 19 as printed outweigh the cross-entropy hundreds of times
+               unit_embeddings=True)  # from scratch embeddings are long, and Eq. 17 to 19 grow with the square of their length
     return baseline.small(settings, **{**cut, **changes})
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #c2c418e1
@@ -237,8 +237,8 @@ def ship(
     if kind not in SHIPPED:
         raise ValueError(f"no adjuster {kind!r} comes with the project; there are {', '.join(SHIPPED)}")
     town, to = benchmarks.load("street", root=root), Path(to)
-    start, fewer = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"iterations": 3000, "adjuster_lr": 3e-4})
-    run = train_adjuster(town, small(degradation=kind, **{**fewer, **changes}), Path(folder) / kind, start=start)
+    start, more = (None, {}) if kind == SHIPPED[0] else (load_adjuster(to / f"{SHIPPED[0]}.safetensors"), {"graded": 2.0, "further": 30})
+    run = train_adjuster(town, small(degradation=kind, **{**more, **changes}), Path(folder) / kind, start=start)
     found = [appraise(run.model.cpu(), town, seed, limit=limit) for seed in range(3)]
     run.record.metrics = {k: float(np.mean([f[k] for f in found])) for k in found[0] if isinstance(found[0][k], float)}
     run.record.details.update(appraised=found, command=f"python -m reidbench.methods.gaag {kind}")
