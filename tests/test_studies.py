@@ -253,8 +253,22 @@ def test_a_broken_record_is_named(sets, tmp_path):
     made = study(sets, tmp_path, table=rows(*TWO[:1]), seeds=1)
     file = tmp_path / "records" / made.budget.label / record_name(made.runs[0], 0)
     write_whole(file, '{"name": ')
-    with pytest.raises(ValueError, match="its JSON breaks off"):
-        made.states()
+    assert made.states()["state"].tolist() == ["waiting"] and "its JSON breaks off" in made.states()["why"][0]
+    with pytest.warns(UserWarning, match="left out: .*its JSON breaks off"):
+        assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["seeds"].eq(0).all()
+    assert made.run(quiet=True).states()["state"].tolist() == ["done"] and Record.load(file).metrics  # and made again
+
+
+def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
+    "The settings of the model that a row starts from need not know it; somebody must."
+    from reidbench.studies.tables import table
+
+    made = Study(table("aos/table1"), root=sets, folder=tmp_path, seeds=1, budget="small", rows=["Sampling"], changes={"area": 0.2})
+    assert {j.run.method: getattr(j.settings, "area", None) for j in made.jobs} == {"identification": None, "aos": 0.2}
+    with pytest.raises(ValueError, match="settings of .*aos.* have no 'arae': did you mean 'area'"):
+        Study(table("aos/table1"), root=sets, folder=tmp_path, seeds=1, changes={"arae": 0.2})
+    labels = [Budget("small", (("degradation", "illumination"),)), Budget("small", (("last_stride", 1),)), *(Budget("small", (("q", v),)) for v in (0.5, -0.5, 5))]
+    assert [b.label for b in labels[:2]] == ["small-degradation-illumination", "small-last-stride-1"] and len({b.label for b in labels}) == 5
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------
@@ -271,12 +285,13 @@ def _as_record(ranking, seed):
 
 
 @pytest.mark.parametrize("metric", ["mAP", "Rank-1"])
-def test_one_seed_equals_the_rankings_own_bootstrap(metric):
+def test_one_seed_is_the_rankings_own_bootstrap(metric):
+    "But for its ends: Student's here, percentiles there."
     a, b = _drawn(1, 1.2), _drawn(2, 1.0)
     other = compare(a, b, draws=20_000, by="identity").table.set_index("measure").loc[metric]
     mine = paired({0: _as_record(a, 0)}, {0: _as_record(b, 0)}, metric, draws=20_000)
     assert mine["gain"] == pytest.approx(other["difference"], abs=1e-9)
-    assert mine["low"] == pytest.approx(other["low"], abs=0.5) and mine["high"] == pytest.approx(other["high"], abs=0.5)
+    assert mine["low"] == pytest.approx(other["low"], abs=1) and mine["high"] == pytest.approx(other["high"], abs=1)
 
 
 def test_the_interval_holds_what_it_promises():
@@ -289,6 +304,18 @@ def test_the_interval_holds_what_it_promises():
         found = paired(*records, "mAP", draws=400)
         misses += not found["low"] <= 0 <= found["high"]
     assert misses <= 0.10 * rounds
+
+
+@pytest.mark.parametrize("seeds,share", [(3, 0.10), (2, 0.10)])
+def test_few_trainings_are_not_taken_for_certain(seeds, share):
+    "No difference in truth, but each training is off by some points of its own: with two or three of them zero must still not be excluded more often than promised."
+    rng, misses, rounds = np.random.default_rng(1), 0, 300
+    for _ in range(rounds):
+        records = [{s: Record("x", seed=s, data={"fingerprint": "f"}, details={"per_query": {"pid": np.arange(60).tolist(), "ap": (0.5 + rng.normal(0, 0.025) + rng.normal(0, 0.1, 60)).tolist(), "rank1": [1] * 60}})
+                    for s in range(seeds)} for _ in range(2)]
+        found = paired(*records, "mAP", draws=200)
+        misses += not found["low"] <= 0 <= found["high"]
+    assert misses <= share * rounds
 
 
 def test_different_queries_are_refused():
@@ -310,7 +337,7 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     assert "Not the same experiment" in results._repr_html_() and results.text()
     claims = results.claims()
     first = gains.iloc[0]
-    assert claims.loc[f"{first['row']} over {first['over']}", (first["group"], first["metric"])] == f"{first['gain']:+.1f} ({first['low']:+.1f} to {first['high']:+.1f})"
+    assert claims.loc[f"{first['row']} over {first['over']}", (first["group"], first["metric"])] == f"{first['gain']:+.1f} ({first['low']:+.1f} to {first['high']:+.1f}), 2 seeds"
     assert results.so_far() == f"{made.table.name}: 2 of 2 rows run, 2 seeds"
     lacking = {work: {} if work == made.runs[0].work else seeds for work, seeds in results.all.items()}
     assert "1 of 2 rows run, 2 seeds; not yet: low" in Results(made.table, lacking, budget=made.budget).so_far()

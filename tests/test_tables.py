@@ -13,6 +13,7 @@ import pytest
 from reidbench.data.benchmarks import available
 from reidbench.metrics.ranking import PROTOCOLS
 from reidbench.studies import tables as pages
+from reidbench.studies.compare import matrix
 from reidbench.studies.tables import CUHK03, DUKE, FIELDS, MARKET, METHODS, MISPRINTS, STREET_LOW, DataSet, Run, ask_from, make_settings, parse, table, tables, translate
 
 PAPERS = {"aos": (4, (5, 6)), "msfl": (4, ()), "gaag": (2, ()), "di_reid": (3, ()), "jad": (8, (4, 5))}
@@ -263,7 +264,7 @@ def test_every_tool_can_be_made(tool):
     module = pages.TOOLS[tool].split(":")[0]
     if importlib.util.find_spec(module.rsplit(".", 1)[0]) is None or importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not there yet")
-    used = {t for _, run in EVERY for t in (run.attack, run.defence) if t and t.name == tool}
+    used = {t for run in (*(run for _, run in EVERY), *matrix().runs()) for t in (run.attack, run.defence) if t and t.name == tool}
     assert used and all(t.make() is not None for t in used)
 
 
@@ -444,7 +445,6 @@ def test_frames_are_copies():
 
 def test_who_asks_makes_no_other_training():
     "Tables that ask from another camera train on the same pictures: one model serves them all."
-    from reidbench.studies.compare import matrix
     from reidbench.studies.runner import Budget, plan
 
     for asked in (pages.STREET_LOW, pages.STREET_DARK):

@@ -12,6 +12,7 @@ import html
 import importlib
 import inspect
 import os
+import re
 import sys
 import time
 import traceback
@@ -48,8 +49,9 @@ class Budget:
 
     @property
     def label(self):
-        "Its name as a folder."
-        return "-".join([self.name, *(slug(f"{k} {v}") for k, v in self.changes if k not in FREE)])
+        "Its name as a folder; where that would lose a sign or a point, a few digits tell values apart."
+        told = [(f"{k} {v}", slug(f"{k} {v}")) for k, v in self.changes if k not in FREE]
+        return "-".join([self.name, *(short if short == re.sub("[ _]", "-", text) else f"{short}-{digest([text])[:4]}" for text, short in told)])
 
     def settings(
         self,
@@ -57,11 +59,8 @@ class Budget:
         seed,
     ):
         "The run's settings under this budget."
-        settings, changes = make_settings(run), dict(self.changes)
-        known = [f.name for f in fields(settings)]
-        for name in changes:
-            if name not in known:
-                raise ValueError(f"the settings of {run.method} have no {name!r}: {nearest(name, known)}")
+        settings = make_settings(run)
+        changes = {k: v for k, v in self.changes if k in {f.name for f in fields(settings)}}  # AOS starts from a model that knows nothing of its `area`
         if self.name == "small":  # what is small for one setting may depend on another
             own = {k: SMALLER.get(v, v) if k == "backbone" else v for k, v in run.settings.items() if k != "epochs"}
             return find(f"{_module(run.method)}:small")(settings, **{**own, **changes, "seed": seed})
@@ -284,8 +283,13 @@ def _aimed(run, job, net, place, root):
     source = model_of(place / key, "identification", next(net.parameters()).device) if key else None
     if not hasattr(attack, "fit"):
         return Once(attack), source
-    attack.epochs = min(attack.epochs, settings.epochs)  # it learns against the model at hand, then asks nobody
-    return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), place / f"{key or job.key}" / slug(run.attack.name), quiet=True, device=settings.device)), None
+    folder = place / f"{key or job.key}" / slug(run.attack.name)
+    attack.epochs = min(attack.epochs, Record.load(place / key / "record.json").settings["epochs"] if key else settings.epochs)  # as many as the model that it learns against: whom it is used on later has no say
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (folder / "generator.safetensors").is_file():
+        raise ValueError(f"the generator of {run.attack.name} learns in one process, while the first of several makes the searches: make this cell once without torchrun")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "generator.lock"):  # rows and runs share it
+        return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device)), None
 
 
 def _record(run, job, settings, details, **more):
@@ -346,10 +350,11 @@ def done(
     job,
     look,   # of `reader`
 ):
-    "The cell's record, if it stands and is of this very work; a failed one, and one of other settings or other pictures, are made again."
-    if not Path(file).is_file():
+    "The cell's record, if it stands and is of this very work; a failed one, a broken one, and one of other settings or other pictures, are made again."
+    try:
+        record = Record.load(file)
+    except (FileNotFoundError, ValueError):  # one that cannot be read is made again
         return None
-    record = Record.load(file)
     same = record.details.get("work") == run.work and agrees(record, job.settings)
     for key, data in (("fingerprint", run.test.at(job.seed)), ("train_fingerprint", job.train_set)):
         same = same and record.data.get(key) in (None, look(data) or record.data.get(key))
@@ -423,6 +428,7 @@ class Study:
         self.budget = Budget(budget, tuple(dict(changes).items()))
         self._cells = _wanted(self.table.cells_for(on, other), rows, self.table)
         self.runs = tuple({run.work: run for cell in self._cells for run in cell.runs}.values())
+        _known(self.runs, self.budget.changes)
         self.jobs, self.cannot = plan(self.runs, self.seeds, self.budget)
         self.build, self._missing, self.look = build, {}, reader(self.root, build)
 
@@ -466,6 +472,24 @@ def _wanted(cells, rows, table):
     return tuple(c for c in cells if c.row in rows)
 
 
+def _known(runs, changes):
+    "Every changed setting must be one of some method that takes part."
+    kinds = {r.method: make_settings(r) for run in runs if changes for r in (run, run.starts_from) if r and not _absent(r)}
+    known = {f.name for settings in kinds.values() for f in fields(settings)}
+    for name, _ in changes:
+        if kinds and name not in known:
+            raise ValueError(f"the settings of {', '.join(kinds)} have no {name!r}: {nearest(name, sorted(known))}")
+
+
+def _absent(run):
+    "Whether this version lacks the run's method."
+    try:
+        find(METHODS[run.method])
+        return False
+    except ModuleNotFoundError:
+        return True
+
+
 def _why_missing(data, root, build):
     if not build and data.name == "street" and not (root / "street").is_dir():
         return ""  # will be rendered when it is needed
@@ -488,9 +512,12 @@ def _state(study, run, seed):
     job = next((j for j in study.jobs if j.seed == seed and any(r.work == run.work for r in j.searches)), None)
     line = {"row": run.row, "set": run.test.title, "search": asked(run), "seed": seed, "state": "waiting", "why": "", "job": job.key if job else "", "seconds": float("nan")}
     file = study.folder / "records" / study.budget.label / record_name(run, seed)
-    record = study.record(run, seed)
+    try:
+        record = study.record(run, seed)
+    except ValueError as error:
+        record, line["why"] = None, f"{error}; it is made again"
     if job is not None and (good := done(file, run, job, study.look)) is not None:
-        return {**line, "state": "done", "seconds": good.seconds}
+        return {**line, "state": "done", "why": "", "seconds": good.seconds}
     if reason := study.reason(run, seed):
         return {**line, "state": "cannot run", "why": reason}
     if locked(study.folder, job.key):
@@ -522,11 +549,12 @@ class Report:
     "Says where a study stands, one line an event: done, running, expected end."
 
     def __init__(self, study, quiet=False):
-        self.study, self.quiet, self.since, self.spent, self.over = study, quiet or not first(), time.time(), [], set()
+        self.study, self.quiet, self.since, self.spent, self.begun, self.over = study, quiet or not first(), time.time(), [], set(), set()
         self.todo = [j.key for j in study.jobs if not _settled(study, j)]
 
     def begin(self, job):
-        left = len(self.todo) - len(self.over)
+        self.begun.add(job.key)
+        left = (len(self.todo) - len(self.over)) / len(self.begun - self.over or {job.key})
         end = f", expected end {time.strftime('%H:%M', time.localtime(time.time() + sum(self.spent) / len(self.spent) * left))}" if self.spent else ""
         self.say(f"{len(self.over)} of {len(self.todo)} jobs done{end}; running {job.run.method}: {job.run.row}, {job.run.train.title}, seed {job.seed}")
 
@@ -634,13 +662,30 @@ def _wait_for_all(study, ray, task, report):
             if not _settled(study, job):
                 refs[job.key] = task.remote(_ready(study, job), study.root, study.folder, token, *[refs[n] for n in job.needs if n in refs])
                 open_jobs[refs[job.key]] = job
-                report.begin(job)
+        begun = set()
         while open_jobs:
-            (ready,), _ = ray.wait(list(open_jobs), num_returns=1)
-            job = open_jobs.pop(ready)
-            report.end(job, *ray.get(ready))
+            ready, _ = ray.wait(list(open_jobs), num_returns=1, timeout=2)
+            for ref in ready:
+                job = open_jobs.pop(ref)
+                report.end(job, *_brought(study, ray, ref, job))
+            for job in open_jobs.values():
+                if job.key not in begun and locked(study.folder, job.key):
+                    begun.add(job.key)
+                    report.begin(job)
     finally:
         (study.folder / token).unlink(missing_ok=True)
+
+
+def _brought(study, ray, ref, job):
+    "What a task brought back; where its worker died once too often, or one that it needed did, the records of its failure, and the others go on."
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError)
+    try:
+        return ray.get(ref)
+    except died as error:
+        made = [(run, _record(run, job, what(job.settings), {}, surroundings=surroundings(), failure=f"{type(error).__name__}: {str(error)[:400]}")) for run in _ready(study, job).searches]
+        for run, record in made:
+            record.save(study.folder / "records" / study.budget.label / record_name(run, job.seed))
+        return made, 0.0
 
 
 ENGINES = {"local": here, "ray": ray_cluster}
