@@ -674,6 +674,14 @@ def test_a_changed_file_is_not_taken_for_a_finished_training(colours, teacher, t
     assert finished(stage, load=load_ddgan) is None and finished(Decomposition(colours, quick(recon=1.0), teacher, tmp_path), load=load_ddgan) is None
 
 
+def test_the_bad_camera_may_be_named_to_a_graded_critic(colours, teacher):
+    "It changes which pictures are doubtful, not which are paired."
+    stage = Decomposition(colours, quick(graded=True, low_cameras=(2,)), teacher, None, True)
+    assert len(stage.sampler.first) == len(stage.people) and stage.settings.known_worse == ()
+    stage.fit()
+    assert stage.bad == (2,) and quick(supervision="ranking", low_cameras=(2,)).known_worse == (2,)
+
+
 def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):
     alone = Benchmark("alone", colours.train[colours.train["camid"] == 0], colours.query, colours.gallery)
     with pytest.raises(ValueError, match="one camera"):

@@ -14,7 +14,7 @@ from reidbench.metrics.ranking import Embeddings, compare, evaluate
 from reidbench.studies import compare as comparing
 from reidbench.studies import runner, tables
 from reidbench.studies.compare import Results, paired
-from reidbench.studies.runner import Budget, Study, record_name
+from reidbench.studies.runner import Budget, Study, record_name, source
 from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table
 
 TINY = DataSet("Tiny", "tiny")
@@ -92,6 +92,7 @@ def test_every_cell_has_its_record(unbroken, sets):
         for seed in (0, 1):
             r = made.record(run, seed)
             assert r.seed == seed and r.settings["dropout"] == dict(run.choice)["dropout"] and r.weights and r.surroundings["versions"]["torch"] and r.memory > 0 and r.seconds > 0
+            assert r.details["source"] == source()
             assert len(r.data["fingerprint"]) == 64 and len(r.curves["loss"]) == 2 and len(r.details["per_query"]["ap"]) == 4
             assert np.mean(r.details["per_query"]["ap"]) == pytest.approx(r.metrics["mAP"], abs=1e-4)
 
@@ -257,6 +258,20 @@ def test_a_broken_record_is_named(sets, tmp_path):
     with pytest.warns(UserWarning, match="left out: .*its JSON breaks off"):
         assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["seeds"].eq(0).all()
     assert made.run(quiet=True).states()["state"].tolist() == ["done"] and Record.load(file).metrics  # and made again
+
+
+def test_a_worker_that_dies_for_good_costs_its_cells_alone(sets, tmp_path):
+    died = {name: type(name, (Exception,), {}) for name in ("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ObjectLostError")}
+
+    def get(ref):
+        raise died["OutOfMemoryError"]("the node ran low")
+
+    made = study(sets, tmp_path, seeds=1)
+    job = next(j for j in made.jobs if j.searches)
+    told, seconds = runner._brought(made, types.SimpleNamespace(exceptions=types.SimpleNamespace(**died), get=get), None, job)
+    states = made.states().set_index("job")
+    assert [run for run, _ in told] == list(job.searches) and all(r.failure == "OutOfMemoryError: the node ran low" for _, r in told)
+    assert states.loc[[job.key], "state"].eq("failed").all() and states.drop(job.key)["state"].eq("waiting").all()
 
 
 def test_a_change_is_for_whom_it_concerns(sets, tmp_path):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FREE', 'SMALLER', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'plan', 'record_name', 'model_of', 'finished',
-           'trained', 'agreed', 'together', 'first', 'found', 'Once', 'searched', 'cost', 'reader', 'agrees', 'done',
-           'work_off', 'Study', 'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
+           'trained', 'agreed', 'together', 'first', 'found', 'Once', 'searched', 'source', 'cost', 'reader', 'agrees',
+           'done', 'work_off', 'Study', 'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
+import hashlib
 import html
 import importlib
 import inspect
@@ -292,8 +293,15 @@ def _aimed(run, job, net, place, root):
         return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device)), None
 
 
+@lru_cache(maxsize=None)
+def source():
+    "Digest of this package's code: tells records apart that one version made before and after a change."
+    here = Path(__file__).resolve().parents[1]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(here.rglob("*.py")))).hexdigest()[:12]
+
+
 def _record(run, job, settings, details, **more):
-    about = {"work": run.work, "budget": plain(job.budget), "run": plain(run), "reidbench": __version__}
+    about = {"work": run.work, "budget": plain(job.budget), "run": plain(run), "reidbench": __version__, "source": source()}
     return Record(f"{run.method}, {run.test.title}", settings, seed=job.seed, details={**about, **details}, **more)
 
 # %% ../../nbs/studies/30_runner.ipynb #ec91dc4e

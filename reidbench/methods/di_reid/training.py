@@ -56,7 +56,7 @@ class DIREIDSettings(BaselineSettings):
     strength: tuple = None             # (low, high); None: the paper's, 4.3; the code: (3, 5) for resolution
     ablation: str = "full"             # a key of ABLATIONS: Table 3
     supervision: str = "none"          # 3.3.2: unsupervised; "ranking" or "least-squares" (the code): the cameras in `low_cameras` are known to be worse
-    low_cameras: tuple = ()            # camids, with supervision
+    low_cameras: tuple = ()            # camids, with supervision; or with graded, in the place of the rule of `domains`
     partner: str = "camera"            # x_k: a picture of another camera (the code), or "any" other
     widths: object = "full"            # or "narrow", or a dict: of the generative parts
     shared: bool = False               # 3.2: E_d and E'_d share nothing; the code: all but the last layer
@@ -108,6 +108,11 @@ class DIREIDSettings(BaselineSettings):
         _check(self)
 
     @property
+    def known_worse(self):
+        "Cameras from which x_k comes, and x_i does not."
+        return self.low_cameras if self.supervision != "none" else ()
+
+    @property
     def lambdas(self):
         "Weights by the name of their loss."
         return {name: getattr(self, name) for name in ("invc", "recon", "pre", "real", "deg", "id", "inv", "sen", "both")}
@@ -130,8 +135,8 @@ def _check(s):
         raise ValueError(f"iterations, pairs and part are at least 1, pair_lr above 0, pair_milestone in (0, 1]; got {s.iterations}, {s.pairs}, {s.part}, {s.pair_lr}, {s.pair_milestone}")
     if min(s.lambdas.values()) < 0 or s.slope < 0 or s.rank_margin < 0:
         raise ValueError(f"weights and margins are at least 0; got {s.lambdas}, slope {s.slope}, rank_margin {s.rank_margin}")
-    if (s.supervision == "none") == bool(s.low_cameras):
-        raise ValueError("supervision and low_cameras belong together: name the cameras that are known to be worse, or neither")
+    if bool(s.low_cameras) != (s.supervision != "none") and not (s.low_cameras and s.graded):
+        raise ValueError("supervision and low_cameras belong together: name the cameras that are known to be worse, or neither; only with `graded` they may stand alone")
     sizes(s.widths)
 
 def identity_settings(
@@ -336,7 +341,7 @@ class Decomposition(_Step):
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         s = settings
-        self.sampler = PairSampler(self.people["camid"], s.pairs, s.iterations, s.part, s.seed, s.partner, s.low_cameras)
+        self.sampler = PairSampler(self.people["camid"], s.pairs, s.iterations, s.part, s.seed, s.partner, s.known_worse)
         self.teacher, self.hash = identity, weights_hash(identity)
 
     def told(self):
@@ -468,7 +473,7 @@ def train(
     "Train E_id, the DDGAN and the DFEN; returns Run(model, record). `record.surroundings['stages']` tells of the first two."
     s, place, told = settings or DIREIDSettings(), Path(folder) if folder is not None else None, {}
     if ddgan is None and s.ablation != "no-invariance":
-        PairSampler(benchmark.train["camid"], s.pairs, s.iterations, s.part, s.seed, s.partner, s.low_cameras)  # says what is wrong before anything is trained
+        PairSampler(benchmark.train["camid"], s.pairs, s.iterations, s.part, s.seed, s.partner, s.known_worse)  # says what is wrong before anything is trained
     if identity is None:
         first = Trainer(benchmark, identity_settings(s), None, quiet)
         with stage_folder(first, folder, stages, "identity"):

@@ -264,9 +264,10 @@ class Adjuster(_Reading):
     def shipped(
         name,         # one of SHIPPED: "resolution", "illumination"
         device=None,  # where it shall lie
+        folder=None,  # where the files are; None: data/weights, or where an installed package has them
     ):
         "A small adjuster, trained on the sample set, that comes with the project."
-        return shipped_adjuster(name, device)
+        return shipped_adjuster(name, device, folder)
 
     def forward(self, high, low, spoiled, along=False, asked=None, further=None):
         "Training: (reconstructions of all three, the two swaps, scores of all three, `further` behind those of `spoiled`, the two moves along w, scores read from pictures made for `asked`)."
