@@ -145,7 +145,9 @@ def options(
     kinds, # dataclasses of settings
     extra, # ["--epochs", "20", "--size=128x64", ...]
 ):
-    "{field: value} of a command line's options; each belongs to the first kind that has it."
+    "{field: value} of a command line's options; each is a setting of at least one kind, and the same thing in all that have it."
+    import typing
+
     names = {f.name: kind for kind in reversed(kinds) for f in fields(kind)}
     found, words = {}, list(extra)
     while words:
@@ -157,7 +159,11 @@ def options(
             if not words:
                 raise ValueError(f"--{name} lacks its value")
             text = words.pop(0)
-        key, value = setting(names.get(name.replace("-", "_"), kinds[0]), name, text, names)
+        key = name.replace("-", "_")
+        means = {kind.__name__: typing.get_type_hints(kind)[key] for kind in kinds if key in {f.name for f in fields(kind)}}
+        if len(set(map(str, means.values()))) > 1:
+            raise ValueError(f"--{name} is another thing in {' than in '.join(means)}: take rows of one method")
+        key, value = setting(names.get(key, kinds[0]), name, text, names)
         found[key] = value
     return found
 
@@ -311,11 +317,14 @@ def _tables():
 # %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _there(option, name, root):
     "An error where a set is neither known nor a folder."
+    import re
+
     from reidbench.data.benchmarks import available
     from reidbench.studies.tables import LOW_SETS, PLAIN_SETS, nearest
 
+    plain, root = lambda text: re.sub(r"[^a-z0-9]", "", str(text).lower()), root.expanduser()  # as `benchmarks.load` reads a name
     known = {*available()["name"], *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if p.is_dir())}
-    if name is not None and name not in known and not (root / name).is_dir():
+    if name is not None and plain(name) not in map(plain, known) and not (root / name).is_dir() and root.name != Path(name).name:
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")
 
 

@@ -679,6 +679,9 @@ def test_the_bad_camera_may_be_named_to_a_graded_critic(colours, teacher):
     stage = Decomposition(colours, quick(graded=True, low_cameras=(2,)), teacher, None, True)
     assert len(stage.sampler.first) == len(stage.people) and stage.settings.known_worse == ()
     stage.fit()
+    for cameras in ((99,), tuple(sorted(set(colours.train["camid"])))):
+        with pytest.raises(ValueError, match="some of the training pictures must be theirs and some not"):
+            Decomposition(colours, quick(graded=True, low_cameras=cameras), teacher, None, True)
     assert stage.bad == (2,) and quick(supervision="ranking", low_cameras=(2,)).known_worse == (2,)
 
 

@@ -186,13 +186,16 @@ def test_further_pictures_teach_the_score_and_nothing_else(colours):
     assert torch.equal(torch.cat([p.further for p in parts]), whole.further) and all(len(p.graded) == 5 for p in parts)
     with pytest.raises(ValueError, match="4 triplets and 6 further pictures"):
         make(0, 4)
-    with pytest.raises(ValueError, match="further at least 0"):
-        tiny(further=-1)
+    for wrong, words in ((dict(further=-1), "further at least 0"), (dict(further=4, graded=0.0), "teach `graded` alone")):
+        with pytest.raises(ValueError, match=words):
+            tiny(**wrong)
     torch.manual_seed(0)
     net = Adjuster(width=SMALL, size=(64, 32))
     out = net(whole.high, whole.low, whole.spoiled, further=whole.further)
     assert torch.allclose(out[2][2], torch.cat([net.score(whole.spoiled), net.score(whole.further)]), atol=1e-5)
-    loss = adjuster_losses((whole.high, whole.low, whole.spoiled), *out[:3], s, whole.graded)["graded"]
+    losses = adjuster_losses((whole.high, whole.low, whole.spoiled), *out[:3], replace(s, reg_spoiled=1.0), whole.graded)
+    loss = losses["graded"]
+    assert losses["spoiled"].item() == pytest.approx((net.score(whole.spoiled) + 1).square().mean().item(), rel=1e-4)  # the further ones have no part in it
     assert loss.item() == pytest.approx(sum((a - b).item() ** 2 for a, b in zip(out[2][2], whole.graded)) / 10, rel=1e-4)
     loss.backward()
     assert {name.split(".")[0] for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0} == {"cue", "line"}

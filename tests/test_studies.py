@@ -266,12 +266,14 @@ def test_a_worker_that_dies_for_good_costs_its_cells_alone(sets, tmp_path):
     def get(ref):
         raise died["OutOfMemoryError"]("the node ran low")
 
-    made = study(sets, tmp_path, seeds=1)
-    job = next(j for j in made.jobs if j.searches)
+    cells = [Cell("own/table", name, "Tiny", "mAP", Figure(note="ours"), "reidbench", (Run("own/table", name, "identification", (), TINY, TINY, **how),)) for name, how in (("plain", {}), ("re-ranked", dict(rerank=True)))]
+    both = Table("own/table", "Two searches of one model", ("plain", "re-ranked"), (("Tiny", "mAP"),), tuple(cells))
+    made = study(sets, tmp_path, table=replace(both, rows=("plain",), cells=tuple(cells[:1])), seeds=1).run(quiet=True)
+    made = study(sets, tmp_path, table=both, seeds=1)  # one of the two searches is finished when the worker dies
+    (job,) = (j for j in made.jobs if j.searches)
     told, seconds = runner._brought(made, types.SimpleNamespace(exceptions=types.SimpleNamespace(**died), get=get), None, job)
-    states = made.states().set_index("job")
-    assert [run for run, _ in told] == list(job.searches) and all(r.failure == "OutOfMemoryError: the node ran low" for _, r in told)
-    assert states.loc[[job.key], "state"].eq("failed").all() and states.drop(job.key)["state"].eq("waiting").all()
+    assert [run.row for run, _ in told] == ["re-ranked"] and told[0][1].failure == "OutOfMemoryError: the node ran low" and seconds is None
+    assert dict(zip(made.states()["row"], made.states()["state"])) == {"plain": "done", "re-ranked": "failed"}
 
 
 def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
@@ -321,16 +323,17 @@ def test_the_interval_holds_what_it_promises():
     assert misses <= 0.10 * rounds
 
 
-@pytest.mark.parametrize("seeds,share", [(3, 0.10), (2, 0.10)])
-def test_few_trainings_are_not_taken_for_certain(seeds, share):
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("noise", [0.025, 0.06])
+def test_few_trainings_are_not_taken_for_certain(seeds, noise):
     "No difference in truth, but each training is off by some points of its own: with two or three of them zero must still not be excluded more often than promised."
     rng, misses, rounds = np.random.default_rng(1), 0, 300
     for _ in range(rounds):
-        records = [{s: Record("x", seed=s, data={"fingerprint": "f"}, details={"per_query": {"pid": np.arange(60).tolist(), "ap": (0.5 + rng.normal(0, 0.025) + rng.normal(0, 0.1, 60)).tolist(), "rank1": [1] * 60}})
+        records = [{s: Record("x", seed=s, data={"fingerprint": "f"}, details={"per_query": {"pid": np.arange(60).tolist(), "ap": (0.5 + rng.normal(0, noise) + rng.normal(0, 0.1, 60)).tolist(), "rank1": [1] * 60}})
                     for s in range(seeds)} for _ in range(2)]
         found = paired(*records, "mAP", draws=200)
         misses += not found["low"] <= 0 <= found["high"]
-    assert misses <= share * rounds
+    assert misses <= 0.07 * rounds
 
 
 def test_different_queries_are_refused():
@@ -356,8 +359,8 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     assert results.so_far() == f"{made.table.name}: 2 of 2 rows run, 2 seeds"
     lacking = {work: {} if work == made.runs[0].work else seeds for work, seeds in results.all.items()}
     assert "1 of 2 rows run, 2 seeds; not yet: low" in Results(made.table, lacking, budget=made.budget).so_far()
-    nothing = Results(made.table, {}, budget=Budget("small", (("degradation", "illumination"),)))
-    assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --degradation illumination)"
+    nothing = Results(made.table, {}, budget=Budget("small", (("last_stride", 2),)))
+    assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --last-stride 2)"
 
 
 def test_the_matrix_names_what_is_not_there(sets, tmp_path):

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from scipy.optimize import brentq
 from scipy.stats import t as student
 
 from .. import __version__
 from ..core.record import Record
 from ..core.show import OKABE_ITO, figure
 from ..data.degrade import SEVERITIES
-from .runner import Budget, agrees
+from .runner import Budget, agrees, check_changes
 from .tables import FGSM, FNA, LTA, M_IFGSM, ODFA, SMA, STREET, Cell, DataSet, Figure, Run, Table, elsewhere
 from .tables import table as table_by_name
 
@@ -91,21 +92,27 @@ def paired(
     each = np.array([100 * d.sum() / n.sum() for d, n in zip(sums, counts)])
     rng = np.random.default_rng(seed)
     same = all(len(d) == len(sums[0]) for d in sums) and all(method[s].data.get("fingerprint") == method[both[0]].data.get("fingerprint") for s in both)
-    people = _draw(rng, sums, counts, draws, same).mean(1).std()
-    runs = each.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else 0.0
-    if not same and len(both) > 1:
-        people = 0.0  # each seed asked other people: they are in the spread of the seeds already
-    gain, (error, freedom) = each.mean(), _error(people, min(map(len, sums)) - 1, runs, len(both) - 1)
-    reach = error * student.ppf((1 + level) / 2, freedom)
-    p = 2 * student.sf(abs(gain) / error, freedom) if error else float(gain == 0)
-    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": float(p), "seeds": len(both), "each": each.round(2).tolist()}
+    drawn, asked = _draw(rng, sums, counts, draws, same), [set(method[s].details["per_query"]["pid"]) for s in both]
+    shared = len(set.intersection(*asked)) / min(map(len, asked))
+    people = drawn.mean(1).std() if same else drawn.std(0).mean() if shared > 0.5 else 0.0  # where each seed asked other people, they are in the spread of the seeds
+    if len(both) == 1:
+        people, runs = drawn.std(), 0.0
+    else:
+        runs = each.std(ddof=1) / np.sqrt(len(both))
+    gain, parts = each.mean(), ((people, min(map(len, sums)) - 1), (runs, len(both) - 1))
+    reach = _reach(level, parts)
+    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist()}
 
 
-def _error(people, people_free, runs, runs_free):
-    "Two standard errors as one, and its degrees of freedom (Welch, Satterthwaite)."
-    error = float(np.hypot(people, runs))
-    parts = sum(e**4 / max(free, 1) for e, free in ((people, people_free), (runs, runs_free)) if e)
-    return error, error**4 / parts if parts else 1.0
+def _reach(level, parts):
+    "How far an interval goes to each side: of (standard error, degrees of freedom) pairs, each Student's, together."
+    return float(np.hypot.reduce([error * student.ppf((1 + level) / 2, max(free, 1)) for error, free in parts]))
+
+
+def _chance(gain, parts):
+    "Two-sided p: one less the level of the interval that just reaches zero."
+    most = 1 - 1e-12
+    return 0.0 if _reach(most, parts) <= gain else float(1 - brentq(lambda level: _reach(level, parts) - gain, 0, most)) if gain else 1.0
 
 
 def _by_person(a, b, metric):
@@ -143,6 +150,7 @@ class Results:
         self.table = table if isinstance(table, Table) else table_by_name(table)
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
         self.on, self.other, self.cells = on, other, self.table.cells_for(on, other)
+        check_changes([run for cell in self.cells for run in cell.runs], self.budget.changes)
         self.all = folder if isinstance(folder, dict) else read(folder, self.budget)
 
     def of(self, cell):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FREE', 'SMALLER', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'plan', 'record_name', 'model_of', 'finished',
            'trained', 'agreed', 'together', 'first', 'found', 'Once', 'searched', 'source', 'cost', 'reader', 'agrees',
-           'done', 'work_off', 'Study', 'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
+           'done', 'work_off', 'Study', 'check_changes', 'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster',
+           'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import hashlib
@@ -436,7 +437,7 @@ class Study:
         self.budget = Budget(budget, tuple(dict(changes).items()))
         self._cells = _wanted(self.table.cells_for(on, other), rows, self.table)
         self.runs = tuple({run.work: run for cell in self._cells for run in cell.runs}.values())
-        _known(self.runs, self.budget.changes)
+        check_changes(self.runs, self.budget.changes)
         self.jobs, self.cannot = plan(self.runs, self.seeds, self.budget)
         self.build, self._missing, self.look = build, {}, reader(self.root, build)
 
@@ -480,7 +481,7 @@ def _wanted(cells, rows, table):
     return tuple(c for c in cells if c.row in rows)
 
 
-def _known(runs, changes):
+def check_changes(runs, changes):
     "Every changed setting must be one of some method that takes part."
     kinds = {r.method: make_settings(r) for run in runs if changes for r in (run, run.starts_from) if r and not _absent(r)}
     known = {f.name for settings in kinds.values() for f in fields(settings)}
@@ -568,7 +569,7 @@ class Report:
 
     def end(self, job, made, seconds):
         self.over.add(job.key)
-        self.spent.append(seconds)
+        self.spent += [seconds] if seconds is not None else []
         for run, record in made:
             self.say(f"    {run.row}, {run.test.title}, {asked(run)}, seed {job.seed}: " + (f"FAILED, {record.failure}" if record.failure else ", ".join(f"{k} {100 * record.metrics[k]:.1f}" for k in ("Rank-1", "mAP"))))
 
@@ -690,10 +691,12 @@ def _brought(study, ray, ref, job):
     try:
         return ray.get(ref)
     except died as error:
-        made = [(run, _record(run, job, what(job.settings), {}, surroundings=surroundings(), failure=f"{type(error).__name__}: {str(error)[:400]}")) for run in _ready(study, job).searches]
+        records = study.folder / "records" / study.budget.label
+        left = [run for run in _ready(study, job).searches if done(records / record_name(run, job.seed), run, job, study.look) is None]  # what it had finished stands
+        made = [(run, _record(run, job, what(job.settings), {}, surroundings=surroundings(), failure=f"{type(error).__name__}: {str(error)[:400]}")) for run in left]
         for run, record in made:
-            record.save(study.folder / "records" / study.budget.label / record_name(run, job.seed))
-        return made, 0.0
+            record.save(records / record_name(run, job.seed))
+        return made, None
 
 
 ENGINES = {"local": here, "ray": ray_cluster}

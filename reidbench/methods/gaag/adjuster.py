@@ -165,6 +165,8 @@ def _check(s):
     bad = {n: v for n, v in weights.items() if not v >= 0}
     if bad:
         raise ValueError(f"weights and margins must be at least 0, got {bad}")
+    if s.further and not s.graded:
+        raise ValueError(f"further pictures teach `graded` alone, whose weight is 0: give it one, or further=0; got further={s.further}")
 
 
 def stage_settings(
@@ -309,7 +311,7 @@ def adjuster_losses(
              "self": settings.rec * sum(pixel_loss(a, b) for a, b in zip(again, images)),
              "score": settings.reg * ((scores[0] - 1).square().mean() + (scores[1] + 1).square().mean())}
     if settings.reg_spoiled:
-        found["spoiled"] = settings.reg_spoiled * (scores[2] + 1).square().mean()
+        found["spoiled"] = settings.reg_spoiled * (scores[2][:len(spoiled)] + 1).square().mean()
     if settings.graded:
         found["graded"] = settings.graded * (scores[2] - graded).square().mean()
     if settings.along:
