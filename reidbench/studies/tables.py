@@ -528,7 +528,7 @@ MISPRINTS = (
 )
 
 # %% ../../nbs/studies/10_tables.ipynb #aacd1407
-_7 = "differs from JAD with re-ranking in Tables 3 to 5 (91.0/85.0 clean, 61.3/56.8, 85.6/80.3, 66.2/63.9): another run, or other settings, not said; the text's \"more than 14.5 %\" over AT fits the other tables (61.3 less 46.8), not this one"
+_7 = "differs from JAD with re-ranking in Tables 3 to 5 (91.0/85.0 clean, 61.3/56.8, 85.6/80.3, 66.2/63.9): another run, or other settings, not said; the text's more than 14.5 % over AT fits the other tables (61.3 less 46.8), not this one"
 _721 = "the same model's clean mAP is 72.1 in Table 1, 72.2 in Tables 3 and 8; which one is right cannot be told"
 _M_TO_D, _D_TO_M = "Market1501 → DukeMTMC-reID", "DukeMTMC-reID → Market1501"
 MISPRINTS += (
