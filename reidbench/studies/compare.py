@@ -95,10 +95,7 @@ def paired(
     drawn, asked = _draw(rng, sums, counts, draws, same), [set(method[s].details["per_query"]["pid"]) for s in both]
     shared = len(set.intersection(*asked)) / min(map(len, asked))
     people = drawn.mean(1).std() if same else drawn.std(0).mean() if shared > 0.5 else 0.0  # where each seed asked other people, they are in the spread of the seeds
-    if len(both) == 1:
-        people, runs = drawn.std(), 0.0
-    else:
-        runs = each.std(ddof=1) / np.sqrt(len(both))
+    runs = each.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else 0.0
     gain, parts = each.mean(), ((people, min(map(len, sums)) - 1), (runs, len(both) - 1))
     reach = _reach(level, parts)
     return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist()}
