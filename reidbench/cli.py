@@ -317,12 +317,10 @@ def _tables():
 # %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _there(option, name, root):
     "An error where a set is neither known nor a folder."
-    import re
-
-    from reidbench.data.benchmarks import available
+    from reidbench.data.benchmarks import available, plain
     from reidbench.studies.tables import LOW_SETS, PLAIN_SETS, nearest
 
-    plain, root = lambda text: re.sub(r"[^a-z0-9]", "", str(text).lower()), root.expanduser()  # as `benchmarks.load` reads a name
+    root = root.expanduser()
     known = {*available()["name"], *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if p.is_dir())}
     if name is not None and plain(name) not in map(plain, known) and not (root / name).is_dir() and root.name != Path(name).name:
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")

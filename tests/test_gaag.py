@@ -257,9 +257,8 @@ def test_shipped_adjusters_hold_their_figures(strangers, kind, root):
     assert (root / "data" / "weights" / f"{kind}.safetensors").stat().st_size <= 6e6 and weights_hash(net) == record.weights and not net.training
     assert record.details["command"] == f"python -m reidbench.methods.gaag {kind}" and len(record.details["appraised"]) == 3
     elsewhere = appraise(net, strangers, seed=5, limit=40)
-    for found, spearman, fidelity in (*((f, -0.9, 24) for f in record.details["appraised"]), (elsewhere, -0.84, 23)):  # 40 pictures: the goal, less two standard errors
+    for found, spearman, fidelity in (*((f, -0.9, 24) for f in record.details["appraised"]), (elsewhere, -0.9 if kind == "resolution" else -0.84, 23)):  # light, on 40 pictures: the goal less two standard errors, (1 - 0.9**2) / 40**0.5 each
         assert found["spearman"] <= spearman and found["auc"] >= 0.95 and found["rescore"] >= 0.9 and found["rescore rises"] >= 0.9 and found["visible rises"] >= 0.8 and found["psnr"] >= fidelity, found
-
 
 
 @pytest.mark.slow

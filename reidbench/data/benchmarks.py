@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURES', 'MARKET_NAME', 'PUBLISHED', 'MSMT_NAME', 'CUHK03_NAME', 'SPLITS', 'pictures_in', 'parse_names',
            'Published', 'available', 'locate', 'missing', 'compare_counts', 'read_market', 'read_msmt17', 'read_viper',
-           'halves', 'read_pku', 'read_caviar', 'unpack_cuhk03', 'read_cuhk03', 'read_street', 'load', 'from_frame',
-           'from_csv', 'from_folder']
+           'halves', 'read_pku', 'read_caviar', 'unpack_cuhk03', 'read_cuhk03', 'read_street', 'plain', 'load',
+           'from_frame', 'from_csv', 'from_folder']
 
 # %% ../../nbs/data/20_benchmarks.ipynb #daf52e93
 import inspect
@@ -437,13 +437,16 @@ def read_street(
     return Benchmark(name, **tables, notes=("rendered; scale, gamma, blur and occluded are known for every picture",))
 
 # %% ../../nbs/data/20_benchmarks.ipynb #506fdd58
+def plain(text) -> str:
+    "A name without case and punctuation: Market-1501 is market1501."
+    return re.sub(r"[^a-z0-9]", "", str(text).lower())
+
 def load(
     name: str,                          # a published set (see available), or a folder in Market's layout by its name
     root: str | os.PathLike = "data",   # the folder above the set, or the set's own folder
     **options,                          # the set's own: cuhk03 protocol, boxes, split; viper split, seed; msmt17 val; street identities, seed; ...
 ) -> Benchmark:
     "A set by its name, its counts compared with the published ones."
-    plain = lambda text: re.sub(r"[^a-z0-9]", "", str(text).lower())
     published = next((p for p in PUBLISHED.values() if plain(name) == plain(p.name)), None)
     root = Path(root).expanduser()
     if published is None:
