@@ -1,5 +1,6 @@
 "Backbones, frozen form, identity nets."
 import copy
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import torch
 import torchvision
 
+from reidbench.methods.msfl.pyramid import PyramidNet
+from reidbench.methods.msfl.pyramid import load as load_pyramid
 from reidbench.nets import weights
-from reidbench.nets.backbones import AVAILABLE, build, frozen, imagenet_weights
+from reidbench.nets.backbones import AVAILABLE, Backbone, build, frozen, imagenet_weights
 from reidbench.nets.blocks import Normalize
-from reidbench.nets.identity import IdentityNet, extract, retrieve
+from reidbench.nets.identity import IdentityNet, extract, load_identity, retrieve
 
 IMAGES = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 
@@ -228,3 +231,58 @@ def test_an_installed_package_finds_what_ships(tmp_path, monkeypatch):
     monkeypatch.setattr(weights.metadata, "files", lambda name: None)
     with pytest.raises(FileNotFoundError, match="'illumination'.*data/weights"):
         weights.shipped("illumination")
+
+
+class Twice(torch.nn.Module):
+    "One convolution, and a batch norm for each of two kinds of pictures behind it."
+
+    def __init__(self, second=True):
+        super().__init__()
+        self.conv, self.first = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.BatchNorm2d(3)
+        self.second = torch.nn.BatchNorm2d(3) if second else torch.nn.Identity()
+
+    def forward(self, x):
+        return self.first(self.conv(x)) + self.second(self.conv(x.flip(3)))
+
+
+class Dice(torch.nn.Sequential):
+    "A defence that throws dice in each call."
+
+    def __init__(self, throw):
+        super().__init__(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+        self.throw = throw
+
+    def forward(self, x):
+        return super().forward(x) * self.throw()
+
+
+@pytest.mark.parametrize("second", [True, False])
+def test_frozen_where_a_convolution_is_called_twice(second):
+    torch.manual_seed(0)
+    net = with_statistics(Twice(second))
+    with torch.no_grad():
+        plain, folded = net(IMAGES), frozen(net)(IMAGES)
+    assert ((plain - folded).norm() / plain.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("throw", [lambda: torch.rand(1), random.random], ids=["torch", "python"])
+def test_frozen_goes_on_throwing_dice(throw):
+    fast = frozen(with_statistics(Dice(throw)))
+    with torch.no_grad():
+        assert not torch.equal(fast(IMAGES), fast(IMAGES))
+
+
+@pytest.mark.parametrize("given", [dict(last_stride=2), dict(mean=(0, 0, 0), std=(1, 1, 1)), dict(std=(0.5, 0.5, 0.5))])
+@pytest.mark.parametrize("make, load", [(IdentityNet, load_identity), (PyramidNet, load_pyramid)])
+def test_a_backbone_that_is_given_comes_back_from_the_file(tmp_path, given, make, load):
+    net = with_statistics(make(build("resnet10", **given), 4))
+    weights.save_model(tmp_path / "net.safetensors", net)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "net.safetensors").embed(IMAGES), net.embed(IMAGES))
+
+
+def test_a_backbone_of_ones_own_is_not_written_into_a_file_that_nobody_could_read(tmp_path):
+    own = Backbone("own", {"only": torch.nn.Conv2d(3, 8, 3)}, {"only": 8})
+    with pytest.raises(ValueError, match="was not made by nets.backbones.build"):
+        weights.save_model(tmp_path / "net.safetensors", IdentityNet(own, 4))
+    assert not list(tmp_path.iterdir())

@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from reidbench.core.record import Record
 from reidbench.data.people import Benchmark
 from reidbench.methods.baseline import BaselineSettings, identification, small, train
+from reidbench.nets.identity import load_identity
 from reidbench.train.loop import NonFiniteLoss
 
 TINY = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu")
@@ -53,6 +55,34 @@ def _stopped(benchmark, settings, folder, at):
 
     with pytest.raises(Interrupted, match="Run the same again"):
         Stopping(benchmark, settings, folder, quiet=True).fit()
+
+
+def test_another_number_of_epochs_goes_on_only_where_that_is_the_same_training(colours, tmp_path):
+    stepped = replace(TINY, schedule="steps", milestones=(2,))
+    whole = train(colours, stepped, quiet=True)
+    train(colours, replace(stepped, epochs=1), tmp_path / "steps", quiet=True)
+    longer = train(colours, stepped, tmp_path / "steps", quiet=True)
+    assert same(weights(whole), weights(longer)) and whole.record.curves == longer.record.curves
+    with pytest.raises(ValueError, match="beyond the 2 epochs asked for"):
+        train(colours, replace(stepped, epochs=2), tmp_path / "steps", quiet=True)
+    train(colours, replace(TINY, epochs=1), tmp_path / "cosine", quiet=True)
+    with pytest.raises(ValueError, match="epochs: 1 before, 3 now"):  # its rates follow from its end
+        train(colours, TINY, tmp_path / "cosine", quiet=True)
+
+
+def test_a_search_that_fails_loses_no_model(colours, tmp_path):
+    strange = Benchmark("strange", colours.train, colours.query, colours.gallery.assign(pid=colours.gallery.pid + 1000))
+    with pytest.warns(UserWarning, match="the search at the end failed: .*no query has a valid match"):
+        run = train(strange, TINY, tmp_path, quiet=True)
+    assert run.record.metrics == {} and "no query has a valid match" in Record.load(tmp_path / "record.json").failure
+    assert same(weights(run), load_identity(tmp_path / "model.safetensors").state_dict())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_device_that_is_not_there_is_no_silent_cpu(colours, device):
+    with pytest.raises(ValueError, match=f"device '{device}' is not there"):
+        train(colours, replace(TINY, device=device), quiet=True)
 
 
 def test_same_seed_same_model_other_seed_another(colours):

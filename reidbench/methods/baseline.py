@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,7 +207,11 @@ def _fit(trainer):
     record = Record(trainer.name, settings_of(s), {"name": trainer.benchmark.name, "fingerprint": trainer.benchmark.fingerprint()}, s.seed, curves=curves,
                     seconds=seconds, memory=peak_memory(loop.device), surroundings=surroundings(loop.device))
     if loop.rank == 0:
-        record.metrics = measure(net, trainer.benchmark, s.size)
+        try:
+            record.metrics = measure(net, trainer.benchmark, s.size)
+        except Exception as error:  # whatever stops the search, what was learnt is kept
+            record.failure = f"trained, but the search at the end failed: {type(error).__name__}: {error}"
+            warnings.warn(f"{trainer.name} on {trainer.benchmark.name}: {record.failure}", stacklevel=2)
         write_run(trainer, net, record)
     accelerator.wait_for_everyone()
     return Run(net, record)
@@ -252,7 +257,7 @@ def same_training(trainer):
     file = trainer.folder / "training.json"
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
-        free = ("epochs", *HOW)  # may change: the same training, longer or elsewhere
+        free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)  # may change: the same training elsewhere, and longer, unless its rates follow from its end
         differ = [f"{k}: {former['settings'].get(k)} before, {v} now" for k, v in mine["settings"].items() if former["settings"].get(k) != v and k not in free]
         differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
         if differ:
@@ -271,6 +276,8 @@ def finished(
     if not files or not all(f.is_file() for f in files):
         return None
     about, record = trainer.about(), Record.load(files[1])
+    if record.failure:
+        return None  # trained, but not searched: `fit` does that again
     what = lambda settings: {k: v for k, v in settings.items() if k not in HOW}  # where and how it ran makes no other training
     former = json.loads(files[0].read_text())
     if {**former, "settings": what(former["settings"])} != {**about, "settings": what(about["settings"])} or what(record.settings) != what(about["settings"]):

@@ -12,6 +12,7 @@ from pathlib import Path
 # %% ../../nbs/nets/30_backbones.ipynb #683976b1
 import torch
 from torch import nn
+from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
 from .blocks import IBN, Normalize
@@ -27,8 +28,10 @@ class Backbone(nn.Module):
         stages,    # dict: stage name -> module, in order
         widths,    # dict: stage name -> channels of its output
         normalize=None,
+        config=None,  # what `build` makes it again with, plain values; None: it cannot
     ):
         super().__init__()
+        self.config = config
         self.name, self.widths = name, dict(widths)
         self.normalize = normalize or Normalize()
         self.stages = nn.ModuleDict(stages)
@@ -178,8 +181,8 @@ def build(
     stages, widths = cut(net, last_stride, ibn)  # changes `net` in place, so weights go into the final modules
     if weights is not None:
         _load_into(net, imagenet_weights(name) if weights == "imagenet" else read_weights(weights), weights)
-    norm = Normalize() if mean is None else Normalize(mean, std)
-    return Backbone(name, stages, widths, norm)
+    pixels = {k: tuple(map(float, v)) for k, v in (("mean", mean), ("std", std)) if v is not None}
+    return Backbone(name, stages, widths, Normalize(**pixels), {"backbone": name, "last_stride": last_stride, **pixels})
 
 # %% ../../nbs/nets/30_backbones.ipynb #b9b66547
 def _load_into(net, state, source):
@@ -203,15 +206,24 @@ def _densenet_name(key):
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
 
 # %% ../../nbs/nets/30_backbones.ipynb #82ee64ae
+def _followed(module):
+    "Whether torch.fx can follow the code and fusing is right: each part called once, nothing drawn at random that would be drawn only once."
+    if isinstance(module, (nn.ModuleDict, nn.ModuleList, Backbone)) or hasattr(module, "embed"):  # a graph has no methods beside its forward
+        return False
+    try:
+        graphs = [symbolic_trace(copy.deepcopy(module)) for _ in range(2)]
+    except Exception:  # fx names many kinds of code that it cannot follow; unfolded children are still right
+        return False
+    called = [n.target for n in graphs[0].graph.nodes if n.op == "call_module"]
+    return graphs[0].code == graphs[1].code and len(called) == len(set(called)) and not any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graphs[0].graph.nodes)
+
+
 def _fold(module):
     "Fold batch norms into convolutions wherever torch.fx can follow the code; descend where it cannot."
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         return module
-    if not isinstance(module, (nn.ModuleDict, nn.ModuleList, Backbone)) and not hasattr(module, "embed"):  # a graph has no methods beside its forward
-        try:
-            return fuse(module)
-        except Exception:  # fx names many kinds of untraceable code; unfolded children are still right
-            pass
+    if _followed(module):
+        return fuse(module)
     for name, child in module.named_children():
         setattr(module, name, _fold(child)) if not isinstance(module, nn.ModuleDict) else module.update({name: _fold(child)})
     return module

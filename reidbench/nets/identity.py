@@ -58,14 +58,16 @@ class IdentityNet(nn.Module):
         pool="avg",           # "avg" or "max"
         dropout=0.0,          # before the classifier (plain, fc512), 0..1
         weights=None,         # of the backbone: None, "imagenet", or a file
+        mean=None, std=None,  # of the pixels; None: ImageNet's
     ):
         super().__init__()
         if neck not in NECKS:
             raise ValueError(f"no neck {neck!r}; there are {', '.join(NECKS)}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights)
-        self.config = dict(backbone=self.backbone.name, num_classes=num_classes, neck=neck, last_stride=last_stride, pool=pool, dropout=dropout)
+        self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
+        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout} if self.backbone.config else {}
+        self.neck = neck
         self.pool, self.dropout = GlobalPool(pool), nn.Dropout(dropout)
         width = self.backbone.width
         self.width = 512 if neck == "fc512" else width
@@ -88,7 +90,7 @@ class IdentityNet(nn.Module):
         "(what the triplet loss sees, what searches), each [N, D]."
         before = self.reduce(self.pool(self.backbone(images)))
         after = self.norm(before)
-        return (before, after) if self.config["neck"] == "bnneck" else (after, after)
+        return (before, after) if self.neck == "bnneck" else (after, after)
 
     def forward(self, images):
         features, embedding = self._vectors(images)
@@ -201,7 +203,7 @@ def load_identity(
 ):
     "The IdentityNet of a file, in eval mode."
     config, _, tensors = read_model(path)
-    unknown = set(config) - {"backbone", "num_classes", "neck", "last_stride", "pool", "dropout"}
+    unknown = set(config) - {"backbone", "num_classes", "neck", "last_stride", "pool", "dropout", "mean", "std"}
     if unknown or "num_classes" not in config:
         raise ValueError(f"{path} holds no IdentityNet: its configuration has {', '.join(config)}")
     net = IdentityNet(**config)

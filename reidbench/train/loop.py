@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from ..core.base import keep_memory
+from ..core.base import keep_memory, pick_device
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .statistics import kinds_of, ordinary, synchronised
 from .watch import Diary
@@ -111,9 +111,15 @@ def processes(
     expected=None,  # number of processes that must be there; None: any
 ):
     "The accelerate handle of this run: device, rank, number of processes."
-    cpu = device is not None and torch.device(device).type == "cpu"
-    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)  # one process may train on the CPU, then on a GPU
-    accelerator = Accelerator(cpu=cpu)
+    device, alone = None if device is None else pick_device(device), int(os.environ.get("WORLD_SIZE", 1)) == 1
+    if device is not None and device.index is not None and device.type == "cuda":
+        if not alone:
+            raise ValueError(f"device {str(device)!r} is one device, but {os.environ['WORLD_SIZE']} processes run, each on its own: say 'cuda'")
+        torch.cuda.set_device(device)
+    AcceleratorState._reset_state(reset_partial_state=alone)  # one process may train on the CPU, then on a GPU
+    accelerator = Accelerator(cpu=device is not None and device.type == "cpu")
+    if device is not None and accelerator.device.type != device.type:
+        raise ValueError(f"device {str(device)!r} was asked for, but accelerate takes {str(accelerator.device)!r} on this machine")
     if expected is not None and accelerator.num_processes != expected:
         raise ValueError(f"{expected} processes were asked for, but {accelerator.num_processes} run; start them with "
                          f"`torchrun --nproc_per_node {expected} ...` (accelerate launch --cpu starts one)")
@@ -277,6 +283,8 @@ class _Saving:
             self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["dice"][self.rank % len(state["dice"])])
         self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]
+        if self.epoch + (self.at > 0) > self.settings.epochs:
+            raise ValueError(f"the checkpoint at {self.folder} has come to epoch {self.epoch}, step {self.at}, which is beyond the {self.settings.epochs} epochs asked for: ask for as many, or give another folder")
 
 # %% ../../nbs/train/30_loop.ipynb #2bc50528
 class _Telling:

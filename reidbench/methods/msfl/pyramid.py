@@ -61,12 +61,13 @@ class PyramidNet(nn.Module):
         last_stride=2,           # of the backbone's last stage
         pool="avg",              # "avg" or "max"
         weights=None,            # None, "imagenet" or a file, for the backbone
+        mean=None, std=None,     # of the pixels; None: ImageNet's
     ):
         super().__init__()
-        self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights)
+        self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
         self.levels = _checked(self.backbone, levels, blocks, width, kernel)
-        self.config = dict(backbone=self.backbone.name, num_classes=num_classes, levels=list(levels), lateral=lateral, top_down=top_down, fusion=fusion, width=width, kernel=kernel, middle=middle,
-                           blocks=list(blocks), embedding=embedding, last_stride=last_stride, pool=pool)
+        self.config = dict(self.backbone.config, num_classes=num_classes, levels=list(levels), lateral=lateral, top_down=top_down, fusion=fusion, width=width, kernel=kernel, middle=middle,
+                           blocks=list(blocks), embedding=embedding, pool=pool) if self.backbone.config else {}
         raw = not lateral and not top_down
         entering = [] if raw else self.levels if lateral else self.levels[-1:]
         self.lateral = nn.ModuleDict({s: convolved(self.backbone.widths[s], width) for s in entering})
