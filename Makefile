@@ -9,7 +9,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 .DEFAULT_GOAL := tour
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # The stamps hold what was installed: a change of pyproject.toml installs again, nothing else does.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
@@ -26,7 +26,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 tour: $(VENV)/.installed                  ## the main job end to end, drawn into outputs/tour.html
 	$(BIN)/python -m reidbench tour
 
-lab: $(VENV)/.installed                   ## JupyterLab on the notebooks
+lab: $(VENV)/.installed-dev               ## JupyterLab on the notebooks, whose last cells export the package
 	$(BIN)/jupyter lab --notebook-dir=nbs
 
 test: $(VENV)/.installed-dev              ## everything that must pass
@@ -47,6 +47,7 @@ readme: $(VENV)/.installed-dev            ## README.md from nbs/index.ipynb
 
 docs: $(VENV)/.installed-dev              ## the documentation site, in _docs
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: install it from https://quarto.org/docs/get-started/ and run again. 'make docs-check' does every step before Quarto."; exit 1; }
+	@touch README.md  # nbdev_docs would replace one that is older than the notebook by its own
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
 
 docs-check: $(VENV)/.installed-dev        ## what nbdev_docs does up to the call of Quarto

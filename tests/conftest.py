@@ -16,6 +16,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path.stem not in LONG, item.path.parent.name != "browser"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    "A machine without a browser tests the rest, and says so where it cannot be overlooked; CI has one."
+    skipped = [r for r in terminalreporter.stats.get("skipped", ()) if "no Chromium found" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.section("NOT TESTED: widgets in a browser", red=True)
+        terminalreporter.write_line(f"{len(skipped)} tests were skipped: {skipped[0].longrepr[-1]}")
+
+
 @pytest.fixture(scope="session")
 def root():
     return ROOT

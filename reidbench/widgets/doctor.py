@@ -183,6 +183,8 @@ def look_beside():
     rows += [Finding(name, "without", f"not installed; needed for {what}", mend) for name, what, mend in BESIDE if not _installed(name)]
     if not shutil.which("quarto"):
         rows.append(Finding("quarto", "without", "not installed; needed to build the site", "https://quarto.org/docs/get-started/"))
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        rows.append(Finding("chromium", "without", "not installed; needed to test the widgets in a browser (make test)", f"apt-get install chromium, or {sys.executable} -m playwright install chromium"))
     return rows
 
 
