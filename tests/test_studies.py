@@ -358,10 +358,31 @@ def test_few_trainings_are_not_taken_for_certain(seeds, noise):
     assert misses <= 0.07 * rounds
 
 
-def test_different_queries_are_refused():
+@pytest.mark.parametrize("seeds, share", [(3, 0.5), (10, 0.5), (3, 0.6), (3, 1.0)])
+def test_seeds_that_ask_partly_the_same_people(seeds, share):
+    "No difference in truth, but each person has an effect of her own; every seed asks a random part of them, as VIPeR's halves do."
+    rng, misses, rounds, many = np.random.default_rng(2), 0, 200, 120
+    for _ in range(rounds):
+        effect, records = rng.normal(0, 0.3, many), ({}, {})
+        for s in range(seeds):
+            asked = np.sort(rng.permutation(many)[:int(many * share)])
+            for side, ap in zip(records, (0.5 + effect[asked] + rng.normal(0, 0.1, len(asked)), np.full(len(asked), 0.5))):
+                side[s] = Record("x", seed=s, data={"fingerprint": f"f{s}"}, details={"per_query": {"pid": asked.tolist(), "ap": ap.tolist(), "rank1": ap.tolist()}})
+        found = paired(*records, "mAP", draws=200)
+        misses += not found["low"] <= 0 <= found["high"]
+    assert misses <= 0.09 * rounds
+
+
+def test_no_difference_has_p_1():
+    same = _as_record(_drawn(1, 1.0), 0)
+    assert paired({0: same}, {0: same}, "mAP")["p"] == 1.0
+
+
+@pytest.mark.parametrize("change", [lambda r: r.details["per_query"]["pid"].__setitem__(0, 999), lambda r: r.data.update(fingerprint="g")], ids=["people", "pictures"])
+def test_different_queries_are_refused(change):
     a, b = _as_record(_drawn(1, 1.0), 0), _as_record(_drawn(1, 1.0), 0)
-    b.details["per_query"]["pid"][0] += 1
-    with pytest.raises(ValueError, match="different people"):
+    change(b)
+    with pytest.raises(ValueError, match="different pictures"):
         paired({0: a}, {0: b}, "mAP")
 
 

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from reidbench.data.benchmarks import available
 from reidbench.metrics.ranking import PROTOCOLS
@@ -460,3 +462,17 @@ def test_who_asks_makes_no_other_training():
     whole = {job.run.row: job.key for job in jobs}
     assert whole["GAAG"] == keys["gaag/table1"]["Ours"] and whole["DI-REID"] == keys["di_reid/table1"]["Ours"] == keys["di_reid/table3"]["Ours"]
     assert len(set(keys["gaag/table1"].values())) == 6
+
+
+def test_each_seed_of_mlr_viper_has_its_own_halves(tmp_path, monkeypatch):
+    monkeypatch.setenv("REIDBENCH_CACHE", str(tmp_path / "cache"))
+    for camera in ("cam_a", "cam_b"):
+        (tmp_path / "VIPeR" / camera).mkdir(parents=True)
+        for pid in range(20):
+            Image.fromarray(np.full((12, 8, 3), 10 * pid, np.uint8)).save(tmp_path / "VIPeR" / camera / f"{pid:03d}_0.bmp")
+    here = next(c.run.test for c in table("gaag/table1").cells if c.group == "MLR-VIPeR" and c.runs)
+    with pytest.warns(UserWarning):  # twenty people are not VIPeR's 632
+        sets = [here.at(seed).load(tmp_path) for seed in range(3)]
+    assert len({b.fingerprint() for b in sets}) == 3 and all(set(b.query.camid) == {1} for b in sets)
+    with pytest.raises(ValueError, match="0 to 19"):
+        here.at(10).load(tmp_path)

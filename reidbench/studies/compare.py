@@ -88,15 +88,13 @@ def paired(
     both = sorted(s for s in method if s in baseline and not method[s].failure and not baseline[s].failure)
     if not both:
         return None
-    sums, counts = zip(*[_by_person(method[s], baseline[s], metric) for s in both])
-    each = np.array([100 * d.sum() / n.sum() for d, n in zip(sums, counts)])
-    rng = np.random.default_rng(seed)
-    same = all(len(d) == len(sums[0]) for d in sums) and all(method[s].data.get("fingerprint") == method[both[0]].data.get("fingerprint") for s in both)
-    drawn, asked = _draw(rng, sums, counts, draws, same), [set(method[s].details["per_query"]["pid"]) for s in both]
-    shared = len(set.intersection(*asked)) / min(map(len, asked))
-    people = drawn.mean(1).std() if same else drawn.std(0).mean() if shared > 0.5 else 0.0  # where each seed asked other people, they are in the spread of the seeds
+    lines = pd.concat([_by_person(method[s], baseline[s], metric) for s in both], axis=1, keys=both).fillna(0.0)  # a person whom a seed did not ask weighs nothing there
+    sums, counts = (lines.xs(part, axis=1, level=1).to_numpy() for part in ("difference", "queries"))  # [people, seeds] each
+    each = 100 * sums.sum(0) / counts.sum(0)
+    weights = np.random.default_rng(seed).multinomial(len(lines), np.full(len(lines), 1 / len(lines)), draws)  # people, the same ones for all seeds
+    people = (100 * (weights @ sums) / np.maximum(weights @ counts, 1)).mean(1).std()
     runs = each.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else 0.0
-    gain, parts = each.mean(), ((people, min(map(len, sums)) - 1), (runs, len(both) - 1))
+    gain, parts = each.mean(), ((people, len(lines) - 1), (runs, len(both) - 1))
     reach = _reach(level, parts)
     return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist()}
 
@@ -109,28 +107,19 @@ def _reach(level, parts):
 def _chance(gain, parts):
     "Two-sided p: one less the level of the interval that just reaches zero."
     most = 1 - 1e-12
-    return 0.0 if _reach(most, parts) <= gain else float(1 - brentq(lambda level: _reach(level, parts) - gain, 0, most)) if gain else 1.0
+    if not gain:
+        return 1.0
+    return 0.0 if _reach(most, parts) <= gain else float(1 - brentq(lambda level: _reach(level, parts) - gain, 0, most))
 
 
 def _by_person(a, b, metric):
-    "Sum of the differences and number of queries of each person, for one seed."
+    "Sum of the differences and number of queries of each person, for one seed: a frame with the people as its index."
     one, other = a.details["per_query"], b.details["per_query"]
-    if one["pid"] != other["pid"]:
-        raise ValueError(f"{a.name} and {b.name}, seed {a.seed}: the records ask for different people, their sets differ; run both again on one set")
+    if one["pid"] != other["pid"] or a.data.get("fingerprint") != b.data.get("fingerprint"):
+        raise ValueError(f"{a.name} and {b.name}, seed {a.seed}: the records ask with different pictures, their sets differ; run both again on one set")
     x, y = (np.array(r[PER_QUERY[metric]], dtype=float) for r in (one, other))
-    there = ~(np.isnan(x) | np.isnan(y))
-    person = np.unique(np.array(one["pid"])[there], return_inverse=True)[1]
-    return np.bincount(person, (x - y)[there]), np.bincount(person).astype(float)
-
-
-def _draw(rng, sums, counts, draws, same):
-    "Mean difference of each draw and seed in percent [draws, seeds]; one draw of people for all seeds where they asked for the same."
-    found, weights = [], None
-    for d, n in zip(sums, counts):
-        if weights is None or not same:
-            weights = rng.multinomial(len(d), np.full(len(d), 1 / len(d)), draws)
-        found.append(100 * (weights @ d) / np.maximum(weights @ n, 1))
-    return np.stack(found, 1)
+    told = pd.DataFrame({"difference": x - y, "queries": 1.0}, index=one["pid"]).dropna()
+    return told.groupby(level=0).sum()
 
 # %% ../../nbs/studies/40_compare.ipynb #b3cc327f
 class Results:
@@ -187,15 +176,22 @@ class Results:
     def text(self):
         "The table for a terminal: ours, the paper's in brackets."
         lines, there = self.frame(), lambda v: v is not None and v == v
-        lines["cell"] = [(f"{r.ours:.1f}" if there(r.ours) else "-") + (f" +- {r.sd:.1f}" if there(r.sd) else "") + (f" ({r.paper:g}{'†' if r.doubt else ''})" if there(r.paper) else "") for r in lines.itertuples()]
+        lines["cell"] = [(f"{r.ours:.1f}" if there(r.ours) else "-") + (f" +- {r.sd:.1f}" if there(r.sd) else "") + (f" ({r.paper:g}{'†' if r.doubt else ''})" if there(r.paper) else "")
+                         + (f" [{r.seeds}]" if 0 < r.seeds < lines["seeds"].max() else "") for r in lines.itertuples()]
         rows, columns = (list(dict.fromkeys(k)) for k in (lines["row"], zip(lines["group"], lines["metric"])))
         wide = lines.set_index(["row", "group", "metric"])["cell"].unstack(["group", "metric"]).reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns, names=["", ""])).fillna("")
-        return f"{wide.to_string()}\nmean +- standard deviation over seeds (the paper's figure: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'its own set and budget'})"
+        return f"{wide.to_string()}\nmean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}"
 
     def _repr_html_(self):
         return _draw_results(self)
 
 # %% ../../nbs/studies/40_compare.ipynb #08bef90f
+def _of_seeds(lines):
+    "How many seeds the figures of a frame stand on."
+    most = int(lines["seeds"].max())
+    return f"{most} seed{'s' if most != 1 else ''}"
+
+
 def _line(results, cell):
     ours = results.of(cell)
     said = [m for run in cell.runs for m in marks(results.all.get(run.work, {}), run, results.budget)]
@@ -231,7 +227,8 @@ def draw_gains(results, metrics=("Rank-1", "mAP")):
         traces.append(go.Scatter(x=mine["gain"], y=labels, mode="markers", name=f"{metric}, here", marker=dict(size=9, color=colours[metric]), error_x=error,
                                  customdata=mine[["low", "high", "p", "seeds"]], hovertemplate="%{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f}), p %{customdata[2]:.3f}, %{customdata[3]} seeds"))
         traces.append(go.Scatter(x=mine["paper"], y=labels, mode="markers", name=f"{metric}, the paper on its set", marker=dict(size=11, color=colours[metric], symbol="circle-open", line=dict(width=2))))
-    drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({results.budget.label}) and in the paper", x="points gained", y="", height=150 + 26 * max(len(gains), 2))
+    here = f"{getattr(results.on, 'title', results.on)}, budget {results.budget.label}" if results.on is not None else f"budget {results.budget.label}"
+    drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({here}) and in the paper", x="points gained", y="", height=150 + 26 * max(len(gains), 2))
     return drawn.add_vline(x=0, line=dict(color="#8a9099", width=1)).update_yaxes(autorange="reversed")
 
 # %% ../../nbs/studies/40_compare.ipynb #704d12fa
@@ -241,22 +238,22 @@ def _draw_results(results):
     columns = list(dict.fromkeys(zip(lines["group"], lines["metric"])))
     cell = {(r.row, r.group, r.metric): r for r in lines.itertuples()}
     heads = "".join(f"<th style='text-align:center'>{html.escape(g)}<br>{html.escape(m)}</th>" for g, m in columns)
-    body = "".join(f"<tr><td style='text-align:left'>{html.escape(row)}</td>" + "".join(_place(cell.get((row, *column))) for column in columns) + "</tr>" for row in dict.fromkeys(lines["row"]))
+    body = "".join(f"<tr><td style='text-align:left'>{html.escape(row)}</td>" + "".join(_place(cell.get((row, *column)), lines["seeds"].max()) for column in columns) + "</tr>" for row in dict.fromkeys(lines["row"]))
     different = "; ".join(dict.fromkeys(d for d in lines["different"] if d))
-    notes = ["bold: here, mean ± standard deviation over seeds; small: the paper's figure" + (" (ours less the paper's)" if not different else "") + (f". Not the same experiment: {different}" if different else "")]
+    notes = [f"bold: here, mean ± standard deviation over {_of_seeds(lines)}, (n) where there are fewer; small: the paper's figure" + (" (ours less the paper's)" if not different else "") + (f". Not the same experiment: {different}" if different else "")]
     notes += [f"{r.row}, {r.group}: {r.notes}" for r in lines.drop_duplicates(["row", "group"]).itertuples() if r.notes]
     notes += [f"† {r.row}, {r.group}, {r.metric}: {r.doubt}" for r in lines.itertuples() if r.doubt]
     return (f"<table><caption><b>{html.escape(results.table.name)}</b>: {html.escape(results.table.title)}</caption><thead><tr><th></th>{heads}</tr></thead><tbody>{body}</tbody></table>"
             + "".join(f"<div style='opacity:.7'>{html.escape(n)}</div>" for n in notes))
 
 
-def _place(line):
+def _place(line, most):
     if line is None:
         return "<td></td>"
     there = lambda v: v is not None and v == v
     told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", *([f"ours less the paper's: {line.difference:+.1f}"] if there(line.difference) else []), *([line.notes] if line.notes else [])]
     said = html.escape("; ".join(told), quote=True)
-    ours = f"<b>{line.ours:.1f}</b>" + (f" ± {line.sd:.1f}" if there(line.sd) else "") if there(line.ours) else "–"
+    ours = f"<b>{line.ours:.1f}</b>" + (f" ± {line.sd:.1f}" if there(line.sd) else "") + (f" ({line.seeds})" if line.seeds < most else "") if there(line.ours) else "–"
     paper = (f"{line.paper:g}" + (" †" if line.doubt else "") + (f" ({line.difference:+.1f})" if there(line.difference) and not line.different else "")) if there(line.paper) else "–"
     return f"<td style='text-align:center' title='{said}'>{ours}{' *' if line.notes else ''}<br><small style='opacity:.65'>{paper}</small></td>"
 
