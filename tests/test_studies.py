@@ -16,7 +16,7 @@ from reidbench.studies import compare as comparing
 from reidbench.studies import runner, tables
 from reidbench.studies.compare import Results, paired
 from reidbench.studies.runner import Budget, Study, record_name, source
-from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table
+from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table, slug
 
 TINY = DataSet("Tiny", "tiny")
 QUICK = dict(epochs=2, p=0, triplet=0.0, k=8, size=(64, 32), warmup=0, precision="no", last_stride=1, device="cpu")
@@ -243,6 +243,12 @@ def test_changed_pictures_are_another_cell(sets, tmp_path):
     assert "was trained on other pictures" in changed.run(quiet=True).states()["why"][0]
 
 
+@pytest.mark.parametrize("budget", ["small", "paper"])
+def test_a_seed_is_no_setting(sets, tmp_path, budget):
+    with pytest.raises(ValueError, match="--seeds"):
+        Study(rows(*TWO), root=sets, folder=tmp_path, budget=budget, changes={"seed": 5})
+
+
 @pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
 def test_what_does_not_exist_is_named(sets, tmp_path, wrong, said):
     with pytest.raises(ValueError, match=said):
@@ -291,7 +297,7 @@ def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
 
 def test_options_of_a_command_line(sets):
     "Each to the methods that know it; two that mean different things by one name, and sets that are not there, are errors with the nearest name."
-    from reidbench.cli import _there, options
+    from reidbench.cli import _study, _there, options
     from reidbench.methods.aos import AOSSettings
     from reidbench.methods.baseline import BaselineSettings
     from reidbench.methods.di_reid import DIREIDSettings
@@ -306,6 +312,8 @@ def test_options_of_a_command_line(sets):
         _there("on", "stret", sets)
     for there in (None, "tiny", "Market-1501", "street-dark"):
         _there("on", there, sets)
+    with pytest.raises(ValueError, match="no table 'matrx': did you mean 'matrix'"):
+        _study([], "matrx", sets, None, None, "3", "paper", "local", None, sets, True, True)
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------
@@ -385,7 +393,18 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --last-stride 2)"
 
 
-def test_the_matrix_names_what_is_not_there(sets, tmp_path):
-    whole = comparing.matrix(TINY)
-    made = Study(whole, root=sets, folder=tmp_path, seeds=1, budget="small")
-    assert {r.row for r in made.runs} == set(comparing.ROWS) and len(made.states()) == len(made.runs)
+def test_the_matrix_names_what_is_not_there(sets, tmp_path, monkeypatch):
+    "A method, a method that another starts from, an attack and a defence that this version does not have: their cells say so, the others wait."
+    for names, name in ((tables.METHODS, "gaag"), (tables.TOOLS, "ODFA"), (tables.TOOLS, "CS")):
+        monkeypatch.setitem(names, name, f"reidbench.nothing.{slug(name)}:Nothing")
+    made = Study(comparing.matrix(TINY), root=sets, folder=tmp_path, seeds=1, budget="small", changes=(("epochs", 2),))
+    states = made.states()
+    assert set(states["row"]) == set(comparing.ROWS) and len(states) == len(made.runs)
+    behind = {r.row for r in made.runs if r.defence}
+    assert behind == {"JAD"}
+    for line in states.itertuples():
+        gone = "gaag" if line.row == "GAAG" else "cs" if line.row in behind else "odfa" if "ODFA" in line.search else ""
+        assert (line.state, bool(gone)) in (("cannot run", True), ("waiting", False)), line
+        assert not gone or "has no reidbench.nothing" in line.why
+    monkeypatch.setitem(tables.METHODS, "identification", "reidbench.nothing.identification:Nothing")
+    assert set(Study("aos/table1", root=sets, on="tiny", folder=tmp_path, seeds=1).states()["state"]) == {"cannot run"}
