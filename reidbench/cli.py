@@ -328,8 +328,11 @@ def _there(option, name, root):
 
 def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
     from reidbench.studies.compare import Results, matrix
-    from reidbench.studies.runner import Budget, Study
+    from reidbench.studies.runner import Study
+    from reidbench.studies.tables import nearest, tables
 
+    if table not in (known := [*tables(), "matrix"]):
+        raise ValueError(f"no table {table!r}: {nearest(table, known)}")
     try:
         numbers = tuple(int(s) for s in seeds.split(",") if s) if "," in seeds else int(seeds)
     except ValueError:

@@ -1,12 +1,17 @@
 "Studies as they happen: shared models, stages and attacked pictures, failed seeds, missing sets, records of other versions."
 import json
+import re
+import shutil
 import sys
+import threading
+import time
 import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import Timeout
 from PIL import Image
 from scipy.stats import t as student
 
@@ -16,7 +21,7 @@ from reidbench.studies import compare as comparing
 from reidbench.studies import runner, tables
 from reidbench.studies.compare import Results, paired
 from reidbench.studies.runner import Budget, Study, record_name, source
-from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table
+from reidbench.studies.tables import Cell, DataSet, Figure, Run, Table, slug
 
 TINY = DataSet("Tiny", "tiny")
 QUICK = dict(epochs=2, p=0, triplet=0.0, k=8, size=(64, 32), warmup=0, precision="no", last_stride=1, device="cpu")
@@ -98,6 +103,62 @@ def test_every_cell_has_its_record(unbroken, sets):
             assert np.mean(r.details["per_query"]["ap"]) == pytest.approx(r.metrics["mAP"], abs=1e-4)
 
 
+@dataclass
+class _Noise:
+    "Stands for DMR: counts its learnings, under whose lock, how long, by which dice."
+    eps: float
+    epochs: int = 50
+    seed: int = 0
+    rounded: bool = False
+    precision: str = "fp32"
+    needs, takes, name, asks, learnt = (), (), "DMR", False, []
+
+    def fit(self, model, benchmark, size, folder, quiet, device):
+        with pytest.raises(Timeout):
+            runner.FileLock(Path(folder) / "generator.lock").acquire(blocking=False)
+        if not (Path(folder) / "generator.safetensors").is_file():
+            self.learnt.append((Path(folder).parent.name, self.epochs, self.seed, tuple(size), len(benchmark.train)))
+            write_whole(Path(folder) / "generator.safetensors", "")
+        return self
+
+    def __call__(self, embed, images, pids=None, guides=None):
+        return (images + self.eps * (self.seed - 1)).clamp(0, 1)
+
+
+def test_a_generator_learns_once_against_its_source(sets, tmp_path, monkeypatch):
+    "For all rows of a seed: on the source's model, for as many epochs at most, with the seed's dice; never while several processes run."
+    from reidbench.nets.identity import IdentityNet
+
+    monkeypatch.setitem(sys.modules, "noise", types.ModuleType("noise"))
+    sys.modules["noise"].Noise, _Noise.learnt = _Noise, []
+    monkeypatch.setitem(tables.TOOLS, "DMR", "noise:Noise")
+    monkeypatch.setitem(runner.SMALLER, "DMR", {})
+    monkeypatch.setattr(runner, "model_of", lambda folder, method, device=None: IdentityNet("resnet18", 8, neck="plain", last_stride=1).eval())
+    tool = tables.Tool("DMR", (("eps", 16 / 255),), source="resnet34")
+    cells = tuple(replace(c, runs=(replace(c.run, attack=tool, rerank=rerank),), group=f"{rerank}") for c in rows(*TWO).cells[::2] for rerank in (False, True))
+    made = study(sets, tmp_path, table=replace(rows(*TWO), cells=cells), seeds=(1,), changes={**QUICK, "epochs": 1}).run(quiet=True)
+    assert set(made.states()["state"]) == {"done"}, made.states()["why"].tolist()
+    makers = {job.seed: job for job in made.jobs if not job.searches}
+    assert sorted(_Noise.learnt) == sorted((job.key, 1, seed, (64, 32), 48) for seed, job in makers.items())
+    for run in made.runs:
+        for seed, maker in makers.items():
+            told = made.record(run, seed).details["attack"]
+            assert told["seed"] == seed and told["source"] == Record.load(tmp_path / "trainings" / maker.key / "record.json").weights
+
+    job, run = next(job for job in made.jobs if job.searches), made.runs[0]
+    ready = lambda run=run, job=job: runner._aimed(run, job, IdentityNet("resnet18", 8), tmp_path / "trainings", sets)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ready()[0].seed == job.seed and ready()[1] is None  # it has learnt: several processes may use it
+    (tmp_path / "trainings" / makers[1].key / "dmr" / "generator.safetensors").unlink()
+    with pytest.raises(ValueError, match="generator of DMR learns in one process.*without torchrun"):
+        ready()
+    attack, source = ready(replace(run, attack=replace(tables.SMA, source="resnet34")))  # one that need not learn
+    assert attack.seed == job.seed == 1 and source is not None and ready(replace(run, attack=tables.FGSM))[1] is None
+    monkeypatch.delenv("WORLD_SIZE")
+    shutil.rmtree(tmp_path / "trainings")  # all is done: the source is not trained again either
+    assert not list(made.run(quiet=True).folder.glob("trainings/*"))
+
+
 def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
     from reidbench.attacks.feature import SMA
 
@@ -113,6 +174,149 @@ def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
         alone, kept = runner.found(search, done.jobs[0], place, Record.load(place / "record.json"), sets), done.record(search, 0)
         assert alone.details["per_query"] == kept.details["per_query"] and kept.details["attack"]["seconds"] > 0
         assert all(alone.details["attack"][k] == pytest.approx(kept.details["attack"][k]) for k in ("own", "wrong", "before"))
+
+
+# -- two runs, one folder; trainings that were thrown away ------------------------------------------------------------
+
+@pytest.fixture
+def instant(monkeypatch):
+    "The methods `first` and `follower`, which starts from it, trained and searched in no time; the list of trainings. Each training has weights of its own."
+    trainings = []
+
+    def method(name):
+        module = types.ModuleType(name)
+        module.Settings, module.small = _Settings, lambda settings, **own: replace(settings, **own)
+
+        def train(benchmark, settings, folder, quiet, **more):
+            assert all(runner.finished(place) for place in more.values())
+            trainings.append((name, settings.kind))
+            if settings.kind == "bad":
+                raise RuntimeError("it diverged")
+            write_whole(Path(folder) / "model.safetensors", "")
+            Record(name, settings=runner.what(settings), data={"fingerprint": benchmark.fingerprint()}, weights=f"{name} {settings.kind} {len(trainings)}").save(Path(folder) / "record.json")
+
+        module.train = train if name == "first" else lambda benchmark, settings, folder, quiet, start: train(benchmark, settings, folder, quiet, start=start)
+        return module
+
+    def found(run, job, folder, training, root, kept=None):
+        return runner._record(run, job, training.settings, {}, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": run.test.load(root).fingerprint()}, weights=training.weights)
+
+    for name in ("follower", "first"):
+        monkeypatch.setitem(sys.modules, name, method(name))
+        monkeypatch.setitem(tables.METHODS, name, f"{name}:Settings")
+        monkeypatch.setitem(tables.FIELDS, name, {"kind": "kind"})
+    monkeypatch.setitem(tables.STARTS_FROM, "follower", "first")
+    monkeypatch.setattr(runner, "found", found)
+    return trainings
+
+
+AB = (("a", {"kind": "a"}), ("b", {"kind": "b"}))
+
+
+def pair(sets, folder, **more):
+    return study(sets, folder, **{"table": rows(*AB, method="follower"), "changes": {}, "seeds": 1, **more})
+
+
+@pytest.mark.parametrize("brought", [True, False], ids=["trained there", "given up there"])
+def test_followers_wait_for_a_start_that_another_run_holds(instant, sets, tmp_path, brought):
+    made = pair(sets, tmp_path)
+    start, holds = made.jobs[0], threading.Event()
+    assert start.run.method == "first" and not start.searches
+
+    def other():
+        with runner.lock(tmp_path, start.key):
+            holds.set()
+            time.sleep(0.5)
+            if brought:
+                runner.trained(start, made.root, tmp_path / "trainings")
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    assert holds.wait(10)
+    made.run(quiet=True)
+    thread.join()
+    assert made.states()["state"].tolist() == ["done", "done"], made.states()["why"].tolist()
+    assert instant == [("first", "plain"), ("follower", "a"), ("follower", "b")]
+
+
+def test_done_cells_train_nothing(instant, sets, tmp_path):
+    "Not the models that they start from either; where one cell is made again, its start is, and what was searched with a start that is now another."
+    with_start = replace(rows(*AB, method="follower"), cells=rows(("first", {}), method="first").cells + rows(*AB, method="follower").cells)
+    made = pair(sets, tmp_path, table=with_start).run(quiet=True)
+    first, a, b = made.runs
+    assert len(instant) == 3 and made.record(first, 0).weights == "first plain 1"
+    shutil.rmtree(tmp_path / "trainings")
+    pair(sets, tmp_path, table=with_start).run(quiet=True)
+    pair(sets, tmp_path).run(quiet=True)  # here the start has no search of its own
+    assert len(instant) == 3
+    runner.record_file(tmp_path, made.budget, a, 0).unlink()
+    pair(sets, tmp_path, table=with_start).run(quiet=True)
+    assert instant[3:] == [("first", "plain"), ("follower", "a")]
+    assert [made.record(run, 0).weights for run in (first, a, b)] == ["first plain 4", "follower a 5", "follower b 3"] and set(made.states()["state"]) == {"done"}
+
+
+def test_a_cell_of_another_training_is_made_again(instant, sets, tmp_path):
+    made = pair(sets, tmp_path, table=rows(*AB, method="first")).run(quiet=True)
+    place = tmp_path / "trainings" / made.jobs[0].key
+    replace(Record.load(place / "record.json"), weights="another").save(place / "record.json")
+    assert made.states()["state"].tolist() == ["waiting", "done"]
+    assert made.run(quiet=True).states()["state"].tolist() == ["done", "done"] and made.record(made.runs[0], 0).weights == "another" and len(instant) == 2
+    shutil.rmtree(place)  # no training there: the record counts as it is
+    assert made.states()["state"].tolist() == ["done", "done"]
+
+
+def test_a_table_says_where_it_shows_several_models_of_one_training(instant, sets, tmp_path):
+    run, (cell, *_) = rows(("a", {}), method="first").cells[0].run, rows(("a", {}), method="first").cells
+    again = tuple(replace(cell, group=group, runs=(replace(run, rerank=rerank),)) for group, rerank in (("Tiny", False), ("re-ranked", True)))
+    whole = replace(rows(("a", {}), method="first"), columns=(("Tiny", "Rank-1"), ("re-ranked", "Rank-1"), ("after", "Rank-1")),
+                    cells=(*again, replace(rows(("b", {"kind": "b"}), method="follower").cells[0], group="after")))
+    made = pair(sets, tmp_path, table=whole, seeds=2).run(quiet=True)
+    notes = lambda: Results(whole, tmp_path / "records", budget=made.budget).frame()["notes"].tolist()
+    assert notes() == ["", "", ""]
+    file = runner.record_file(tmp_path, made.budget, made.runs[1], 1)
+    replace(Record.load(file), weights="another").save(file)
+    file = runner.record_file(tmp_path, made.budget, made.runs[2], 0)
+    replace(Record.load(file), details={**Record.load(file).details, "start": "another"}).save(file)
+    assert notes() == ["", "seed 1: not the same training as a, Tiny", "seed 0: did not start from a, Tiny"]
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):
+    cells = tuple(replace(cell, runs=(replace(cell.run, rerank=rerank),), group=f"{cell.group} {rerank}") for cell in rows(*AB, ("bad", {"kind": "bad"}), method="follower").cells for rerank in (False, True))
+    several = replace(rows(*AB, method="follower"), cells=cells)
+    pair(sets, tmp_path, table=several, rows=["a"]).run(quiet=True)
+    capsys.readouterr()
+    made = pair(sets, tmp_path, table=several)
+    report = runner.Report(made)
+    assert report.where() == "2 of 6 cells done" and [job.run.row for job in report.jobs] == ["b", "bad"]
+    pair(sets, tmp_path, table=several, rows=["b"]).run(quiet=True)  # another run
+    report.look()
+    said = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)" for n, how in ((3, "plain"), (4, "re-ranked"))]
+    report.since, report.last = time.time(), time.time() + 3000  # one of two jobs took 50 minutes
+    assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%H:%M', time.localtime(report.since + 6000))}"
+    report.running = {"one", "two"}  # the first of two that run at a time says nothing yet
+    assert report.where() == "4 of 6 cells done"
+    made.run()
+    said = capsys.readouterr().err
+    assert "4 of 6 cells done; running follower: bad, Tiny, seed 0" in said and "bad, Tiny, re-ranked, seed 0: FAILED, RuntimeError: it diverged (6 of 6)" in said
+
+
+def test_records_are_reported_as_they_are_saved(instant, sets, tmp_path, capsys, monkeypatch):
+    "Not when the job is over; and where all cells of a job are done, its training may still be to do."
+    whole = replace(rows(*AB, method="first"), cells=tuple(replace(c, runs=(replace(c.run, rerank=rerank),), group=f"{rerank}") for c in rows(("a", {}), method="first").cells[:1] for rerank in (False, True)))
+    found, said = runner.found, []
+    monkeypatch.setattr(runner, "found", lambda *rest: said.append(capsys.readouterr().err) or found(*rest))
+    made = pair(sets, tmp_path, table=whole)
+    made.run()
+    assert len(said) == 2 and "0 of 2 cells done; running first: a" in said[0] and "(1 of 2)" in said[1]
+    assert "(2 of 2)" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "trainings")
+    followed = pair(sets, tmp_path, table=replace(whole, cells=whole.cells + rows(*AB[:1], method="follower").cells))
+    report = runner.Report(followed)
+    report.look()
+    assert report.where() == "2 of 3 cells done" and len(report.jobs) == 2 and not report.over
 
 
 # -- what cannot be run, what fails, what has changed -------------------------------------------------------------------
@@ -191,6 +395,8 @@ def test_rows_share_the_model_they_start_from(follower, sets, tmp_path):
     made = study(sets, tmp_path, table=rows(("a", {"kind": "a"}), ("b", {"kind": "b"}), ("bad", {"kind": "bad"}), method="follower"), changes={}, seeds=2).run(quiet=True)
     assert sorted(trainings) == sorted((k, s) for s in (0, 1) for k in ("first", "a", "b", "bad"))
     assert made.states().groupby("row")["state"].unique().map(list).to_dict() == {"a": ["done"], "b": ["done"], "bad": ["failed"]}
+    starts = {job.seed: Record.load(made.folder / "trainings" / job.key / "record.json").weights for job in made.jobs if job.run.method == "first"}
+    assert all(made.record(run, seed).details["start"] == starts[seed] for run in made.runs if run.row != "bad" for seed in (0, 1)) and starts[0] != starts[1]
     again = len(trainings)
     made.run(quiet=True)
     assert trainings[again:] == [("bad", 0), ("bad", 1)]  # what failed is tried again, nothing else
@@ -233,14 +439,18 @@ def test_a_default_that_changed_since_is_run_again(sets, tmp_path):
 
 
 def test_changed_pictures_are_another_cell(sets, tmp_path):
-    import shutil
-
     shutil.copytree(sets / "tiny", tmp_path / "sets" / "tiny")
     study(tmp_path / "sets", tmp_path / "study", table=rows(*TWO[:1]), seeds=1).run(quiet=True)
     next((tmp_path / "sets" / "tiny" / "bounding_box_test").glob("*.jpg")).unlink()
     changed = study(tmp_path / "sets", tmp_path / "study", table=rows(*TWO[:1]), seeds=1)
     assert changed.states()["state"].tolist() == ["waiting"]
     assert "was trained on other pictures" in changed.run(quiet=True).states()["why"][0]
+
+
+@pytest.mark.parametrize("budget", ["small", "paper"])
+def test_a_seed_is_no_setting(sets, tmp_path, budget):
+    with pytest.raises(ValueError, match="--seeds"):
+        Study(rows(*TWO), root=sets, folder=tmp_path, budget=budget, changes={"seed": 5})
 
 
 @pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
@@ -272,9 +482,44 @@ def test_a_worker_that_dies_for_good_costs_its_cells_alone(sets, tmp_path):
     made = study(sets, tmp_path, table=replace(both, rows=("plain",), cells=tuple(cells[:1])), seeds=1).run(quiet=True)
     made = study(sets, tmp_path, table=both, seeds=1)  # one of the two searches is finished when the worker dies
     (job,) = (j for j in made.jobs if j.searches)
-    told, seconds = runner._brought(made, types.SimpleNamespace(exceptions=types.SimpleNamespace(**died), get=get), None, job)
-    assert [run.row for run, _ in told] == ["re-ranked"] and told[0][1].failure == "OutOfMemoryError: the node ran low" and seconds is None
+    runner._brought(made, types.SimpleNamespace(exceptions=types.SimpleNamespace(**died), get=get), None, job)
+    assert made.record(job.searches[1], 0).failure == "OutOfMemoryError: the node ran low" and made.record(job.searches[0], 0).failure is None
     assert dict(zip(made.states()["row"], made.states()["state"])) == {"plain": "done", "re-ranked": "failed"}
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(sets, tmp_path):
+    made = study(sets, tmp_path / "study", table=rows(*TWO[:1]), seeds=1)
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="does not see the study's folder .*study: all machines of the cluster must share it"):
+            runner._on_a_worker(made.jobs[0], made.root, made.folder, ".seen-1")
+        made.folder.mkdir(exist_ok=True)  # a folder of that name, but another one
+
+
+def test_what_a_version_lacks(monkeypatch):
+    run = Run("own/table", "x", "identification", (), TINY, TINY, attack=tables.SMA, defence=tables.CS)
+    assert runner.lacking(run) == runner.lacking(replace(run, method="aos")) == ""
+    monkeypatch.setitem(tables.METHODS, "identification", "reidbench.nothing.first:Settings")
+    assert "has no reidbench.nothing" in runner.lacking(run) and "has no reidbench.nothing" in runner.lacking(replace(run, method="aos"))  # AOS starts from it
+    assert runner.lacking(replace(run, method="msfl")) == "" and runner.lacking(replace(run, method="msfl", attack=tables.DMR))  # DMR's noise is made on it
+    monkeypatch.undo()
+    monkeypatch.setitem(tables.TOOLS, "CS", "reidbench.nothing.cs:CS")
+    assert "has no reidbench.nothing" in runner.lacking(run) and runner.lacking(replace(run, defence=None)) == ""
+
+
+def test_trained_in_one_town_searched_in_another(tmp_path):
+    "JAD Table II on the sample set: the second town lies beside the first, shows other people, and its cell comes to its end."
+    few = (("identities", 8), ("images", 2), ("progress", False))
+    here, there = replace(tables.STREET, options=few), replace(tables.SECOND_TOWN, options=tables.SECOND_TOWN.options + few)
+    changes = dict(epochs=1, p=4, k=2, size=(64, 32), precision="no", device="cpu")
+    made = Study("jad/table2", root=tmp_path, on=here, other=there, seeds=1, budget="small", rows=["Baseline"], changes=changes, folder=tmp_path / "study").run(quiet=True)
+    assert set(made.states()["state"]) == {"done"}, made.states()["why"].tolist()
+    towns = {name: data.load(tmp_path) for name, data in (("here", here), ("there", there))}
+    assert len({p.name for p in tmp_path.glob("street-*")}) == 2 and towns["here"].fingerprint() != towns["there"].fingerprint()
+    for run in made.runs:
+        assert run.train != run.test
+        trained, searched = (towns["here" if data == here else "there"].fingerprint() for data in (run.train, run.test))
+        data = made.record(run, 0).data
+        assert (data["train_fingerprint"], data["fingerprint"]) == (trained, searched)
 
 
 def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
@@ -291,7 +536,7 @@ def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
 
 def test_options_of_a_command_line(sets):
     "Each to the methods that know it; two that mean different things by one name, and sets that are not there, are errors with the nearest name."
-    from reidbench.cli import _there, options
+    from reidbench.cli import _study, _there, options
     from reidbench.methods.aos import AOSSettings
     from reidbench.methods.baseline import BaselineSettings
     from reidbench.methods.di_reid import DIREIDSettings
@@ -306,6 +551,8 @@ def test_options_of_a_command_line(sets):
         _there("on", "stret", sets)
     for there in (None, "tiny", "Market-1501", "street-dark"):
         _there("on", there, sets)
+    with pytest.raises(ValueError, match="no table 'matrx': did you mean 'matrix'"):
+        _study([], "matrx", sets, None, None, "3", "paper", "local", None, sets, True, True)
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------
@@ -406,7 +653,18 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     assert nothing.claims() == nothing.so_far() == f"{made.table.name}: 0 of 2 rows run; not yet: low, high (reidbench study {made.table.name} --budget small --last-stride 2)"
 
 
-def test_the_matrix_names_what_is_not_there(sets, tmp_path):
-    whole = comparing.matrix(TINY)
-    made = Study(whole, root=sets, folder=tmp_path, seeds=1, budget="small")
-    assert {r.row for r in made.runs} == set(comparing.ROWS) and len(made.states()) == len(made.runs)
+def test_the_matrix_names_what_is_not_there(sets, tmp_path, monkeypatch):
+    "A method, a method that another starts from, an attack and a defence that this version does not have: their cells say so, the others wait."
+    for names, name in ((tables.METHODS, "gaag"), (tables.TOOLS, "ODFA"), (tables.TOOLS, "CS")):
+        monkeypatch.setitem(names, name, f"reidbench.nothing.{slug(name)}:Nothing")
+    made = Study(comparing.matrix(TINY), root=sets, folder=tmp_path, seeds=1, budget="small", changes=(("epochs", 2),))
+    states = made.states()
+    assert set(states["row"]) == set(comparing.ROWS) and len(states) == len(made.runs)
+    behind = {r.row for r in made.runs if r.defence}
+    assert behind == {"JAD"}
+    for line in states.itertuples():
+        gone = "gaag" if line.row == "GAAG" else "cs" if line.row in behind else "odfa" if "ODFA" in line.search else ""
+        assert (line.state, bool(gone)) in (("cannot run", True), ("waiting", False)), line
+        assert not gone or "has no reidbench.nothing" in line.why
+    monkeypatch.setitem(tables.METHODS, "identification", "reidbench.nothing.identification:Nothing")
+    assert set(Study("aos/table1", root=sets, on="tiny", folder=tmp_path, seeds=1).states()["state"]) == {"cannot run"}

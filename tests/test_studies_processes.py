@@ -57,9 +57,12 @@ def test_two_processes_train_one_cell(sets, tmp_path, root):
     "torchrun with gloo: both train, one searches and writes."
     folder = tmp_path / "study"
     python, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
+    with open(file, "a") as more:
+        more.write("import torch\nprint(torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device('cpu')).options._timeout.total_seconds())\n")
     done = subprocess.run([python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", file], env=environment(root), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr.count("; running ") == 2  # the first process alone reports
+    assert done.stdout.split() == [f"{7 * 24 * 3600}.0"] * 2  # while the first searches, the others wait as long as it takes, not gloo's half an hour or NCCL's ten minutes
     assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -172,19 +173,35 @@ def test_a_missing_cell_never_shows_a_number(pages, place):
 
 
 def test_every_command_is_one_that_the_study_takes(pages, root):
-    "The rows' names and places mean the same to the command line."
-    for name in ("aos/table1", "jad/table2", "jad/table4", "msfl/table3"):
-        for place, more in zip(pages.places, ({}, dict(on="street", budget="small"))):
-            for row in {line["row"] for line in pages.page(name, place)["lines"]}:
-                words = pages.command(name, place, row)
-                if not words:
-                    continue
+    "Read by the command line's own parser, the words mean the place and the row that they came from."
+    from typer.main import get_command
+
+    from reidbench.cli import _there, app, options
+
+    study = get_command(app).commands["study"]
+    places = {"street, other settings": Place("street", budget="small", seeds=(0, 4), changes=(("epochs", 2), ("size", (128, 64)))), "a pair": Place("market1501", "dukemtmc-reid", seeds=(5,))}
+    taken = Papers(pages.records, root=root / "nowhere", folder="elsewhere", places={**pages.all_places, **places}, names=["aos/table1", "jad/table2", "jad/table4", "msfl/table3"])
+    count = 0
+    for name, label, place in ((n, *p) for n in taken.tables for p in taken.all_places.items()):
+        for row in {line["row"] for line in taken.page(name, label)["lines"]}:
+            if words := taken.command(name, label, row):
+                assert words[:2] == ["reidbench", "study"]
+                given = study.make_context("study", words[2:])
+                said, count = given.params, count + 1
+                assert (said["table"], said["on"], said["other"], said["budget"], said["rows"]) == (name, place.on, place.other, place.budget, row)
+                assert (said["root"], said["folder"]) == (root / "nowhere", Path("elsewhere")) and said["seeds"] == {3: "3", (0, 4): "0,4,", (5,): "5,"}[place.seeds]
+                for option in ("on", "other"):
+                    _there(option, said[option], said["root"])
+                whole = dict(root=said["root"], on=said["on"], other=said["other"], budget=said["budget"], rows=said["rows"].split("|"), seeds=1, build=False)
                 try:
-                    plan = Study(name, root=root / "nowhere", rows=[words[words.index("--rows") + 1]], build=False, **more)
+                    plan = Study(name, **whole)
                 except ValueError as error:
-                    assert "give other=" in str(error)
+                    assert "give other=" in str(error) and place.other is None
                     continue
                 assert plan.runs and all(run.row == row for run in plan.runs)
+                changes = options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), given.args)
+                assert changes == dict(place.changes) and Study(name, **whole, changes=changes).budget == place.made
+    assert count > 40
 
 
 def test_later_folders_win_and_reading_again_sees_new_files(pages, tmp_path, root):

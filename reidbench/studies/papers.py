@@ -14,8 +14,8 @@ from pathlib import Path
 from ..core.record import Record
 from ..data.benchmarks import PUBLISHED, locate
 from .compare import Results, figure_of
-from .runner import Budget
-from .tables import METHODS, TOOLS, find, nearest
+from .runner import Budget, lacking
+from .tables import nearest
 from .tables import table as table_by_name
 from .tables import tables as table_names
 
@@ -144,19 +144,10 @@ def _line(papers, results, files, cell, row):
     if row.seeds:
         return line_of(cell, row, "done", "", runs)
     why = next(filter(None, (papers.needs(d) for run in cell.runs for d in (run.train, run.test))), "")
-    gone = next(filter(None, map(_not_here, cell.runs)), "")
+    gone = next(filter(None, map(lacking, cell.runs)), "")
     failed = next((r.failure for _, _, r in mine if r.failure), "")
     return line_of(cell, row, "failed" if failed else "no run" if gone else "needs a set" if why else "not run", failed or gone or why, runs)
 
-
-def _not_here(run):
-    "What this version lacks for a run, or ''."
-    try:
-        for path in (METHODS[run.method], *(TOOLS[t.name] for t in (run.attack, run.defence) if t)):
-            find(path)
-        return ""
-    except ModuleNotFoundError as error:
-        return str(error)
 
 # %% ../../nbs/studies/45_papers.ipynb #7808547b
 def _command(papers, table, place, row):
