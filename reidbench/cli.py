@@ -145,7 +145,7 @@ def data_check(
     for note in benchmark.notes:
         typer.echo(note)
     found = plainly(benchmark.check, read=read)
-    typer.echo(found[found["count"] > 0].to_string(index=False) if (found["count"] > 0).any() else "nothing wrong was found")
+    typer.echo(found[found["count"] > 0].to_string(index=False) if (found["count"] > 0).any() else "nothing wrong was found in what is there")
 
 
 @data.command("build")
