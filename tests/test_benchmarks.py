@@ -10,6 +10,7 @@ from PIL import Image
 
 from reidbench.data import benchmarks
 from reidbench.data.benchmarks import PUBLISHED, available, from_csv, from_folder, from_frame, load
+from reidbench.data.street import VERSION
 
 
 def draw(path, size=(4, 8), colour=0):
@@ -111,6 +112,41 @@ def test_an_empty_part_and_a_missing_part(tmp_path):
     (tmp_path / "m/query").rmdir()
     with pytest.raises(FileNotFoundError, match="lacks query/.*Expected"):
         load("m", root=tmp_path)
+
+
+def test_a_set_by_its_owners_folder_name_is_that_folder_and_is_counted(tmp_path):
+    for folder, people in (("Market-1501-v15.09.15", 4), ("market1501", 6)):
+        market_tree(tmp_path / folder, people)
+    with pytest.warns(UserWarning, match="market1501 is not the whole published set"):
+        b = load("Market-1501-v15.09.15", root=tmp_path)
+    assert b.name == "market1501" and len(b.train) == 8 and b.fingerprint() == quiet("Market-1501-v15.09.15", root=tmp_path / "Market-1501-v15.09.15").fingerprint()
+    assert len(quiet("market1501", root=tmp_path).train) == 12 and len(quiet(str(tmp_path / "Market-1501-v15.09.15"), root="elsewhere").train) == 8
+    assert len(quiet("Market-1501", root=tmp_path).train) == 8  # the plain name in another writing: whichever of its folders comes first
+    for name in ("market", "MSMT17_V1", str(tmp_path / "x/market1501")):  # another of its folders is not the one that was asked for
+        with pytest.raises(FileNotFoundError, match=f"no folder {name}"):
+            load(name, root=tmp_path)
+
+
+def test_a_folder_by_its_own_path_and_from_inside(tmp_path, monkeypatch):
+    market_tree(tmp_path / "sets/mine")
+    market_tree(tmp_path / "sets/market1501")
+    (tmp_path / "repository/data").mkdir(parents=True)
+    there = load("mine", root=tmp_path / "sets")
+    monkeypatch.chdir(tmp_path / "repository")
+    for name in ("../sets/mine", tmp_path / "sets/mine", "../sets/mine/."):
+        b = load(name)
+        assert b.name == "mine" and b.fingerprint() == there.fingerprint()
+    assert quiet("../sets/market1501").name == "market1501"
+    monkeypatch.chdir(tmp_path / "sets")
+    assert load("mine").fingerprint() == load("mine", root="..").fingerprint() == there.fingerprint()
+    with pytest.raises(FileNotFoundError, match="Market-1501 is not in"):
+        load("market1501")  # a published set by its bare name lies under the root
+    monkeypatch.chdir(tmp_path / "sets/mine")
+    assert load("mine", root=".").fingerprint() == load(".").fingerprint() == there.fingerprint()
+    monkeypatch.chdir(tmp_path / "sets/market1501")
+    (tmp_path / "sets/market1501/bounding_box_train").rename(tmp_path / "sets/market1501/elsewhere")
+    with pytest.raises(FileNotFoundError, match="lacks bounding_box_train/"):
+        load("market1501", root=".")  # found by its name, not by what is in it
 
 
 # -- a set that is not there ----------------------------------------------------------------------------------------
@@ -348,10 +384,11 @@ def test_pku(tmp_path, place):
 
 
 # -- street ---------------------------------------------------------------------------------------------------------
-def street_tree(folder):
+def street_tree(folder, version=VERSION):
     market_tree(folder)
     rows = [(p.relative_to(folder).as_posix(), 1, 1, "?", 0.5, 1.2, 0.7, i / 100) for i, p in enumerate(sorted(folder.rglob("*.jpg"))[::-1])]
     pd.DataFrame(rows, columns=["path", "pid", "camid", "split", "scale", "gamma", "blur", "occluded"]).to_csv(folder / "truth.csv", index=False)
+    (folder / "street.json").write_text(json.dumps({"version": version, "pictures": len(rows), "arguments": {"identities": 4, "seed": 3}}))
 
 
 def test_street_is_read_with_its_truth(tmp_path):
@@ -368,12 +405,46 @@ def test_street_is_read_with_its_truth(tmp_path):
         load("street", root=tmp_path)
 
 
+def test_street_says_what_it_is_and_what_is_wrong_with_it(tmp_path):
+    folder = tmp_path / "street"
+    street_tree(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load("street", root=tmp_path).notes == (f"rendered: 4 people, seed 3, version {VERSION}; scale, gamma, blur and occluded are known for every picture",)
+    (folder / "query/0003_c1s1_000001_01.jpg").unlink()
+    with pytest.warns(UserWarning, match="1 of the 16 pictures that truth.csv names are missing, query/0003_c1s1_000001_01.jpg for one"):
+        b = load("street", root=tmp_path)
+    assert "1 of the 16 pictures" in b.notes[0] and "4 people, seed 3" in b.notes[1] and len(b.query) == 3
+    truth = pd.read_csv(folder / "truth.csv")
+    truth[truth["path"] != "query/0003_c1s1_000001_01.jpg"].to_csv(folder / "truth.csv", index=False)
+    with pytest.warns(UserWarning, match="truth.csv names 15 pictures, street.json says 16"):
+        load("street", root=tmp_path)
+    street_tree(tmp_path / "old/street", version=VERSION - 1)
+    with pytest.warns(UserWarning, match=f"drawn by version {VERSION - 1} of the renderer, this is version {VERSION}"):
+        load("street", root=tmp_path / "old")
+    for broken in ("{", "[]", '{"arguments": 3}'):
+        (folder / "street.json").write_text(broken)
+        with pytest.warns(UserWarning, match="street.json.* is missing or not whole"):
+            assert load("street", root=tmp_path).notes[1].startswith("rendered; ")
+
+
+def test_street_lists_its_options(tmp_path):
+    with pytest.raises(ValueError, match="street has no option 'foo': it takes identities, seed, images, size, train"):
+        load("street", root=tmp_path, foo=1)
+    assert not any(tmp_path.iterdir())
+
+
 def test_street_is_built_where_it_is_missing(tmp_path, monkeypatch):
     import sys
     import types
     asked = []
     module = types.ModuleType("reidbench.data.street")
-    module.build = lambda root, **options: (asked.append(options), street_tree(root / "street"), root / "street")[-1]
+
+    def build(root, identities=128, seed=0):
+        asked.append({"identities": identities, "seed": seed})
+        street_tree(root / "street")
+        return root / "street"
+    module.build, module.VERSION = build, VERSION
     monkeypatch.setitem(sys.modules, "reidbench.data.street", module)
     assert len(load("street", root=tmp_path / "new", identities=4, seed=3).classes()) == 2 and asked == [{"identities": 4, "seed": 3}]
 
@@ -456,6 +527,39 @@ def test_from_folder_layouts(tmp_path):
     assert len(flat.query) == 8 and len(flat.gallery) == 8
     own = from_folder(tmp_path / "own")
     assert pids(own) == [[1, 2], [3, 4], [3, 4]] and set(own.train["identity"]) == {"person1", "person2"} and set(own.query["camid"]) == {1, 2} and len(own.query) == 4
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid", "Test"), ("train", "validation", "gallery")])
+def test_from_folder_of_splits_with_a_folder_per_identity(tmp_path, names):
+    for k, split in enumerate(names):
+        for who in ("Anna", "Ben"):
+            for cam in (1, 2):
+                for shot in (1, 2):
+                    draw(tmp_path / split / f"{who}{k}" / f"cam{cam}_{shot}.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        b = from_folder(tmp_path)
+    assert set(b.train["identity"]) == {"Anna0", "Ben0", "Anna1", "Ben1"} and set(b.gallery["identity"]) == {"Anna2", "Ben2"}
+    assert b.notes == (f"the 8 pictures of {names[1]}/ are part of train",)
+
+
+def test_from_folder_leaves_out_loose_pictures_beside_splits_and_says_so(tmp_path):
+    market_tree(tmp_path / "m")
+    before = from_folder(tmp_path / "m")
+    draw(tmp_path / "m/overview.png")
+    draw(tmp_path / "m/0009_c1s1_000001_01.jpg")
+    with pytest.warns(UserWarning, match="2 of 18 pictures left out.*the first is 0009_c1s1_000001_01.jpg"):
+        b = from_folder(tmp_path / "m")
+    assert b.fingerprint() == before.fingerprint() and b.notes[0].startswith("2 of 18 pictures left out") and before.notes == ()
+
+
+def test_from_folder_refuses_folders_beside_splits_that_are_none(tmp_path):
+    for top in ("test", "Anna", "Ben"):
+        for cam in (1, 2):
+            draw(tmp_path / top / f"cam{cam}.jpg")
+    with pytest.raises(ValueError, match=r"divided into test/, and Anna/, Ben/ beside them \(2 in all\) is not known as a split.*pattern"):
+        from_folder(tmp_path)
+    assert set(from_folder(tmp_path, r"(?P<pid>[^/]+)/", train=0).query["identity"]) == {"Anna", "Ben", "test"}  # by the pattern that the error gives
 
 
 def test_from_folder_numbers_identities_and_finds_cameras(tmp_path):

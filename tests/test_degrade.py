@@ -73,6 +73,13 @@ def test_wrong_images(kind, wrong):
         call(kind, wrong)
 
 
+@pytest.mark.parametrize("call, name", [(lambda x: dg.blur(x, math.inf), "sigma"), (lambda x: dg.gamma(x * 0, 1, gain=math.inf), "gain"), (lambda x: dg.gamma(x, [1, math.inf, 1]), "gamma"),
+                                        (lambda x: dg.noise(x, math.inf), "sigma"), (lambda x: dg.downsample(x, math.inf), "factor"), (lambda x: dg.motion_blur(x, 3, angle=-math.inf), "angle")])
+def test_strengths_are_finite(call, name):
+    with pytest.raises(ValueError, match=f"{name}: must be .*finite, got -?inf"):
+        call(batch())
+
+
 def test_wrong_options():
     with pytest.raises(ValueError, match="interpolation"):
         dg.downsample(batch(), 2, up="cubist")

@@ -390,6 +390,16 @@ def test_a_training_of_a_method(tmp_path):
     assert torch.allclose(load(tmp_path, build=msfl.load)(x), net.embed(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("about", [{"method": "gaag-adjuster"}, {"method": "somebody.elses"}, {"method": "no_such"}, {}])
+def test_a_method_without_a_module_is_not_advised(tmp_path, about):
+    net = nn.Linear(2, 2)
+    net.config = {"kind": "resolution"}
+    save_model(tmp_path / "model.safetensors", net, **about)
+    with pytest.raises(ValueError, match=rf"no IdentityNet.*it was trained by '?{about.get('method', 'a method without a name')}") as found:
+        load(tmp_path)
+    assert "reidbench.methods" not in str(found.value)
+
+
 @pytest.mark.parametrize("images,says", [(torch.full((1, 3, 8, 8), 200.0), "divide by 255"), (torch.zeros(3, 8, 8), r"\[N, 3, H, W\]"), (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "floats"), (torch.full((1, 3, 8, 8), float("nan")), "NaN")])
 def test_images_are_checked_at_the_door(images, says):
     with pytest.raises(ValueError, match=says):

@@ -117,6 +117,28 @@ def test_weights_without_a_part_are_refused(tmp_path):
         build("resnet18", weights=tmp_path / "part.pth")
 
 
+@pytest.mark.parametrize("held", [[torch.ones(2)], torch.ones(2), {"state_dict": [1]}, {3: torch.ones(2)}])
+def test_files_without_named_tensors_are_refused(tmp_path, held):
+    torch.save(held, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="odd.pth: holds a .* and not tensors by their names"):
+        build("resnet18", weights=tmp_path / "odd.pth")
+
+
+def test_a_cut_file_of_weights_is_named(tmp_path):
+    from safetensors.torch import save_file
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:100_000])
+    with pytest.raises(ValueError, match="cut.safetensors is no whole safetensors file"):
+        build("resnet18", weights=tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("name", ["foo", "cuda:x", ""])
+def test_a_device_that_nobody_knows_is_named(name):
+    from reidbench.core.base import pick_device
+    with pytest.raises(ValueError, match=f"device '{name}' is not known: give cuda"):
+        pick_device(name)
+
+
 def test_extract_is_the_same_whatever_the_batch(colours):
     torch.manual_seed(0)
     net = IdentityNet("resnet18", 8)

@@ -112,6 +112,8 @@ def test_check_counts_what_is_wrong_and_never_crashes(tmp_path, pictures):
     query = table([pictures("q1.png", 7, 1), pictures("q2.png", 8, 1), pictures("q3.png", 1, 2)])
     gallery = table([pictures("g1.png", 7, 2), pictures("g2.png", 8, 1), (str(broken), 1, 1), (str(tmp_path / "gone.png"), 7, 3), pictures("g1.png", 7, 2)])
     b = Benchmark("b", table([single, *pair]), query, gallery)
+    said = b.check(read=True).set_index("what")["means"]
+    assert "copies" in said["training identities with one image"] and "skip" not in said["training identities with one image"]
     counts = b.check(read=True).set_index("what")["count"].to_dict()
     assert counts == {"empty splits": 0, "training identities with one image": 1, "queries without a match": 1, "identities in train and in query": 1,
                       "images twice in one split": 1, "missing files": 1, "unreadable files": 1}

@@ -275,7 +275,12 @@ def test_ranked_list_worst_and_table():
         assert got["gallery"].tolist() == valid[:7] and got["right"].tolist() == [gp[j] == qp[i] for j in valid[:7]] and got["distance"].tolist() == distance[i, valid[:7]].tolist()
     worst = r.worst(5)
     assert worst["AP"].is_monotonic_increasing and worst["AP"].iloc[0] == np.nanmin(r.ap) and not worst["AP"].isna().any()
-    assert r.table().loc[0, "mAP"] == round(100 * r.mAP, 2) and "Rank-1" in r._repr_html_() and f"{r.missing:,} without a valid match" in r._repr_html_() or not r.missing
+    assert r.table().loc[0, "mAP"] == round(100 * r.mAP, 2) and "Rank-1" in r._repr_html_() and ("without a valid match" in r._repr_html_()) == bool(r.missing)
+
+
+def test_queries_without_a_match_are_said_in_the_table():
+    r = evaluate_distances(np.array([[0.1, 0.2], [0.3, 0.1]]), [1, 5], [1, 2])
+    assert r.missing == 1 and "1 without a valid match left out" in r._repr_html_() and "1 queries" in r._repr_html_()
 
 
 # -- single shot ----------------------------------------------------------------------------------------------------

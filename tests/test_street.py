@@ -183,7 +183,7 @@ def test_kept_when_whole_else_a_clear_error(tmp_path):
     some = sorted(folder.glob("query/*.jpg"))[0]
     stamp, data = some.stat().st_mtime_ns, some.read_bytes()
     assert street.build(tmp_path, **ask) == folder and some.stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match="seed: 0.*overwrite=True"):
+    with pytest.raises(FileExistsError, match="seed: 0.*overwrite=True.*--overwrite"):
         street.build(tmp_path, **ask, seed=1)
     some.write_bytes(data + b" ")
     with pytest.raises(FileExistsError, match="checksum"):

@@ -61,7 +61,10 @@ def pick_device(
     "The torch device asked for, or the best one here; a device that is not there is an error, never a silent CPU."
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is not known: give cuda, cuda:1, mps or cpu, or leave it out to take the best there is") from error
     there = {"cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
              "mps": torch.backends.mps.is_available(), "cpu": True}
     if not there.get(device.type, True):

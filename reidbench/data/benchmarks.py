@@ -14,7 +14,7 @@ import json
 import os
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +134,10 @@ _MARKS = {  # one entry that shows that a folder is the set itself
     "read_cuhk03": ("cuhk-03.mat", "cuhk03_release", "images_detected", "images_labeled", "detected", "labeled"),
     "read_viper": ("cam_a", "VIPeR"), "read_street": ("truth.csv",)}
 
+def _own_name(path: str | os.PathLike) -> str:
+    "What a folder is called, also where it is given as '.' or 'x/..'; links keep their names."
+    return os.path.basename(os.path.abspath(path))
+
 def locate(
     published: Published,      # which set
     root: str | os.PathLike,   # the folder above it, or itself
@@ -142,7 +146,7 @@ def locate(
     root, marks = Path(root).expanduser(), _MARKS.get(published.reader, ())
     for folder in [root / name for name in published.folders]:
         if folder.is_dir() and any(folder.iterdir()): return folder
-    own_name = root.name in published.folders and root.is_dir()
+    own_name = _own_name(root) in published.folders and root.is_dir()
     return root if own_name or any((root / m).exists() for m in marks if published.reader != "read_market" or (root / "bounding_box_train").exists()) else None
 
 # %% ../../nbs/data/20_benchmarks.ipynb #a9ce0994
@@ -157,6 +161,11 @@ def missing(
                              f"{published.layout}. {where}")
 
 # %% ../../nbs/data/20_benchmarks.ipynb #bc815bac
+def _check_options(options: dict, takes: list, name: str):
+    "Refuse an option that a reader does not take."
+    wrong = [o for o in options if o not in takes]
+    if wrong: raise ValueError(f"{name} has no option {wrong[0]!r}: it takes {', '.join(takes) or 'none'}")
+
 def compare_counts(
     benchmark: Benchmark,
     expected: dict,  # split: accepted (images, identities), None = any
@@ -422,9 +431,10 @@ def read_street(
     **options,             # what reidbench.data.street.build takes: identities, seed, ...
 ) -> Benchmark:
     "The rendered sample set with its truth; built where it is missing."
+    from reidbench.data.street import VERSION, build
+    _check_options(options, [p for p in inspect.signature(build).parameters if p != "root"], name)
     if folder is None or options:  # build keeps a set that was made with the same options, and refuses to mix two
-        from reidbench.data.street import build
-        folder = Path(build(Path(root) if folder is None else folder.parent, **options))
+        folder = Path(build(root if folder is None else Path(os.path.abspath(folder)).parent, **options))
     if not (folder / "truth.csv").is_file(): raise FileNotFoundError(f"street: {folder} has no truth.csv: remove the folder and load again, it is built anew")
     truth = pd.read_csv(folder / "truth.csv")
     known = truth.set_index("path").drop(columns=[c for c in ("pid", "camid", "split") if c in truth.columns])
@@ -434,36 +444,66 @@ def read_street(
         unknown = [k for k in keys if k not in known.index]
         if unknown: raise ValueError(f"street: truth.csv in {folder} says nothing about {unknown[0]} ({len(unknown)} pictures in all): remove the folder and load again")
         tables[split] = pd.concat([t.reset_index(drop=True), known.loc[keys].reset_index(drop=True)], axis=1)
-    return Benchmark(name, **tables, notes=("rendered; scale, gamma, blur and occluded are known for every picture",))
+    made, wrong = _street_story(folder, truth, VERSION)
+    if wrong: warnings.warn(wrong, stacklevel=3)
+    return Benchmark(name, **tables, notes=(*([wrong] if wrong else []), f"rendered{made}; scale, gamma, blur and occluded are known for every picture"))
+
+def _street_story(
+    folder: Path,
+    truth: pd.DataFrame,  # its truth.csv
+    version: int,         # of the renderer
+) -> tuple:               # how it was made, "" where that is not known; what is wrong with it, "" where nothing is
+    "What street.json says, and whether it and truth.csv agree with what is there."
+    try:
+        said = json.loads((folder / "street.json").read_text())
+        pictures, drawn = said["pictures"], said["version"]
+        story = f": {said['arguments']['identities']} people, seed {said['arguments']['seed']}, version {drawn}"
+    except (OSError, ValueError, KeyError, TypeError): pictures, drawn, story = len(truth), version, ""
+    gone, wrong = [p for p in truth["path"] if not (folder / p).is_file()], []
+    if gone: wrong.append(f"{len(gone):,} of the {len(truth):,} pictures that truth.csv names are missing, {gone[0]} for one")
+    if not story: wrong.append("street.json, which says how it was made, is missing or not whole")
+    if pictures != len(truth): wrong.append(f"truth.csv names {len(truth):,} pictures, street.json says {pictures}")
+    if drawn != version: wrong.append(f"it was drawn by version {drawn} of the renderer, this is version {version}")
+    return story, f"street is not what this version builds: {'; '.join(wrong)}. Remove the folder and load again, it is built anew" if wrong else ""
 
 # %% ../../nbs/data/20_benchmarks.ipynb #506fdd58
 def plain(text) -> str:
     "A name without case and punctuation: Market-1501 is market1501."
     return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
+def _folder_of(
+    name: str,                      # of a set, or a path
+    root: Path,                     # the folder above it, or itself
+    published: Published | None,    # None: any folder in Market's layout
+) -> Path | None:
+    "The folder that is meant: of that name under `root`, by its own path, or `root` itself; of a published set by its plain name, whichever of its folders is there."
+    path, fits = Path(name).expanduser(), lambda f: f.is_dir() and any(f.iterdir()) if published else (f / "bounding_box_train").is_dir()
+    own_path = [path] if published is None or len(path.parts) > 1 else []  # the bare name of a published set is looked for under the root alone
+    itself = [root] if _own_name(root) == _own_name(path) else []
+    found = next((f for f in (root / path, *own_path, *itself) if fits(f)), None)
+    return found or (locate(published, root) if published and plain(name) == plain(published.name) else None)
+
 def load(
-    name: str,                          # a published set (see available), or a folder in Market's layout by its name
+    name: str,                          # a published set (see available; its owners' folder name will do), or a folder in Market's layout, by its name or path
     root: str | os.PathLike = "data",   # the folder above the set, or the set's own folder
     **options,                          # the set's own: cuhk03 protocol, boxes, split; viper split, seed; msmt17 val; street identities, seed; ...
 ) -> Benchmark:
     "A set by its name, its counts compared with the published ones."
-    published = next((p for p in PUBLISHED.values() if plain(name) == plain(p.name)), None)
-    root = Path(root).expanduser()
+    called, root = plain(_own_name(Path(name).expanduser())), Path(root).expanduser()
+    published = next((p for p in PUBLISHED.values() if called in map(plain, (p.name, *p.folders))), None)
+    folder = _folder_of(name, root, published)
     if published is None:
-        folder = next((f for f in (root / name, root) if (f / "bounding_box_train").is_dir() and f.name == Path(name).name), None)
         if folder is None: raise FileNotFoundError(f"no set {name!r}: published ones are {', '.join(PUBLISHED)}, and {(root / name).resolve()} is no folder with {_MARKET_LAYOUT}. "
                                                    "For other layouts use from_folder, from_csv or from_frame")
-        return _call(read_market, options, folder, None, name)
-    folder, reader = locate(published, root), globals()[published.reader]
-    if published.reader == "read_street": return reader(folder, published, published.name, root, **options)
-    if folder is None: raise missing(published, root)
-    return _call(reader, options, folder, published, published.name)
+        return _call(read_market, options, folder, None, _own_name(folder))
+    by_name = plain(name) == plain(published.name)
+    if published.reader == "read_street" and (by_name or folder is not None): return read_street(folder, published, published.name, root, **options)
+    if folder is None: raise missing(published, root, "" if by_name else f"no folder {name}")
+    return _call(globals()[published.reader], options, folder, published, published.name)
 
 def _call(reader, options: dict, folder: Path, published: Published | None, name: str) -> Benchmark:
     "Call a reader; an option it does not take is an error that lists those it takes."
-    takes = [p for p in inspect.signature(reader).parameters if p not in ("folder", "published", "name")]
-    wrong = [o for o in options if o not in takes]
-    if wrong: raise ValueError(f"{name} has no option {wrong[0]!r}: it takes {', '.join(takes) or 'none'}")
+    _check_options(options, [p for p in inspect.signature(reader).parameters if p not in ("folder", "published", "name")], name)
     return reader(folder, published, name, **options)
 
 # %% ../../nbs/data/20_benchmarks.ipynb #32b24565
@@ -517,7 +557,28 @@ def from_csv(
     return from_frame(frame, name or path.stem, path.parent if root is None else root, **options)
 
 # %% ../../nbs/data/20_benchmarks.ipynb #82539636
-_SPLIT_FOLDERS = {"bounding_box_train": "train", "train": "train", "query": "query", "bounding_box_test": "gallery", "gallery": "gallery", "test": "test", "gt_bbox": "multi_query"}
+_SPLIT_FOLDERS = {"bounding_box_train": "train", "train": "train", "query": "query", "bounding_box_test": "gallery", "gallery": "gallery", "test": "test", "gt_bbox": "multi_query",
+                  "val": "train", "valid": "train", "validation": "train"}  # as in MSMT17, whose published training part is train and val together
+
+def _by_split(
+    paths: list,   # picture files
+    folder: Path,  # that holds them, at any depth
+    name: str,     # how the benchmark is called
+) -> tuple:        # the paths that count, their splits (None: the folder is not divided), notes
+    "The splits that the folders on top name; one such folder is enough, and then nothing beside them is taken for a person."
+    tops = [parts[0] if len(parts := p.relative_to(folder).parts) > 1 else None for p in paths]
+    known = {t: _SPLIT_FOLDERS[t.lower()] for t in dict.fromkeys(tops) if t is not None and t.lower() in _SPLIT_FOLDERS}
+    if not known: return paths, None, ()
+    other = sorted({t for t in tops if t is not None and t not in known})
+    words = lambda folders: ", ".join(f"{t}/" for t in folders)
+    if other: raise ValueError(f"{name}: {folder} is divided into {words(known)}, and {words(other[:5])} beside them ({len(other)} in all) is not known as a split: "
+                               "move it away, or give a pattern, such as r'(?P<pid>[^/]+)/' where all of them are people")
+    kept, notes = [(p, known[t]) for p, t in zip(paths, tops) if t is not None], []
+    if len(kept) < len(paths):
+        notes.append(f"{len(paths) - len(kept)} of {len(paths)} pictures left out, they lie loose beside {words(known)}; the first is {paths[tops.index(None)].name}")
+        warnings.warn(f"{name}: {notes[-1]}", stacklevel=3)
+    notes += [f"the {tops.count(t):,} pictures of {t}/ are part of train" for t in known if t.lower().startswith("val")]
+    return [p for p, _ in kept], [s for _, s in kept], tuple(notes)
 
 def _person_folders(
     names: list,      # relative paths without a leading split folder
@@ -554,11 +615,11 @@ def from_folder(
         if "pid" not in pattern.groupindex: raise ValueError(f"the pattern {pattern.pattern!r} has no group (?P<pid>...): name the part of the path that says who it is")
         table = parse_names(paths, pattern, folder, name)
         return from_frame(table.assign(**_number_people(table["pid"])), name, **options)
+    paths, splits, notes = _by_split(paths, folder, name)
     names = [p.relative_to(folder).as_posix() for p in paths]
-    splits = [_SPLIT_FOLDERS.get(n.split("/", 1)[0]) if "/" in n else None for n in names]
-    if all(splits): names = [n.split("/", 1)[1] for n in names]
+    if splits: names = [n.split("/", 1)[1] for n in names]
     if sum(MARKET_NAME.match(n.rsplit("/", 1)[-1]) is not None for n in names) > len(names) / 2:
         table = parse_names(paths, re.compile(r"(?:.*/)?" + MARKET_NAME.pattern), folder, name)
     else: table = (t := _person_folders(names, folder)).assign(path=[str(p) for p in paths], **_number_people(t["pid"]))
-    if all(splits): table["split"] = table["path"].map(dict(zip(map(str, paths), splits)))
-    return from_frame(table, name, **options)
+    if splits: table["split"] = table["path"].map(dict(zip(map(str, paths), splits)))
+    return replace(from_frame(table, name, **options), notes=notes)

@@ -33,7 +33,7 @@ def per_image(
     images,    # [N, 3, H, W]
     name,      # what an error calls it
     low,       # smallest value allowed
-    high=math.inf,    # largest value allowed
+    high=math.inf,    # largest value allowed; what is not finite never is
     above=False,      # True: `low` itself is not allowed
 ):
     "The strength as a tensor [N] beside the images, checked."
@@ -42,11 +42,11 @@ def per_image(
         values = values.expand(len(images))
     if values.shape != (len(images),):
         raise ValueError(f"{name}: give one number, or one for each of the {len(images)} images; got shape {list(values.shape)}")
-    bad = ~((values > low if above else values >= low) & (values <= high))  # written so that NaN is bad too
+    bad = ~((values > low if above else values >= low) & (values <= high) & values.isfinite())  # written so that NaN is bad too
     if bad.any():
         i = int(bad.nonzero()[0])
-        span = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
-        raise ValueError(f"{name}: must be {span}, got {float(values[i]):g}" + (f" for image {i}" if len(images) > 1 else ""))
+        span = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf) + [f"at most {high:g}" if high < math.inf else "finite"]
+        raise ValueError(f"{name}: must be {' and '.join(span)}, got {float(values[i]):g}" + (f" for image {i}" if len(images) > 1 else ""))
     return values
 
 # %% ../../nbs/data/40_degrade.ipynb #44f7f68f

@@ -182,7 +182,7 @@ def findings(
         examples = list(examples); rows.append({"what": what, "count": len(examples), "means": means, "example": str(examples[0]) if examples else ""})
     single = train["pid"].value_counts()
     found("empty splits", [s for s, t in benchmark.tables() if not len(t)], "nothing to train on, to ask or to search there")
-    found("training identities with one image", sorted(single[(single == 1) & (single.index >= 0)].index), "no positive pair: a triplet loss skips them")
+    found("training identities with one image", sorted(single[(single == 1) & (single.index >= 0)].index), "her only positives in a batch are copies of it")
     found("queries without a match", query["path"][unanswerable(query, benchmark.gallery)], "left out of the mean by evaluation, and counted")
     found("identities in train and in query", np.intersect1d(identities(train), identities(query)), "figures would be too good: split by identity")
     found("images twice in one split", [p for _, t in benchmark.tables() for p in t["path"][t["path"].duplicated()]], "counted twice in every mean")

@@ -1106,7 +1106,7 @@ def build(root,                # folder that gets the folder `street`
         if wrong is None:
             return folder
         if not overwrite:
-            raise FileExistsError(f"{folder} is there, but {wrong}. Pass overwrite=True to replace it, or another root.")
+            raise FileExistsError(f"{folder} is there, but {wrong}. To replace it pass overwrite=True (in a terminal --overwrite), or take another root.")
         if any(folder.iterdir()) and not (folder / "street.json").is_file():
             raise FileExistsError(f"{folder} was not written by street.build (it has no street.json), so it is not replaced: move it away or use another root.")
     folder.parent.mkdir(parents=True, exist_ok=True)

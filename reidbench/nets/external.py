@@ -380,8 +380,10 @@ def _of_ours(path, build, size, given):
     try:
         net = build(path)
     except ValueError as error:
-        method = about.get("method", "another method")
-        raise ValueError(f"{error}; it was trained by {method!r}: give that method's loader, load(..., build=reidbench.methods.{method}.load)") from error
+        method = about.get("method")
+        known = str(method).isidentifier() and importlib.util.find_spec(f"reidbench.methods.{method}")
+        mend = f"give that method's loader, load(..., build=reidbench.methods.{method}.load)" if known else "if it turns pictures into embeddings at all, give the function that reads it, load(..., build=...)"
+        raise ValueError(f"{error}; it was trained by {repr(method) if method else 'a method without a name'}: {mend}") from error
     seen, _, said = _prepared(Facts(size=tuple(about["size"]) if "size" in about else None), size, None, None, None)
     return External(net, seen, None, None, path.name, [said[0], "normalises its pixels itself", *([f"trained on {about['data']}"] if "data" in about else [])])
 

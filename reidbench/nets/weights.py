@@ -28,13 +28,19 @@ def read_weights(
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no whole safetensors file ({error})") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as weights alone ({type(error).__name__}: {str(error).splitlines()[0]}); "
                          "a file that needs code to load is not run: save its state_dict as .safetensors") from error
-    return state.get("state_dict", state)
+    found = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, and not tensors by their names: save a model's state_dict() there")
+    return found
 
 # %% ../../nbs/nets/20_weights.ipynb #4892e3b8
 def save_model(
