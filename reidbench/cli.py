@@ -274,6 +274,9 @@ def train(
     if record.metrics:  # one process of many reports
         typer.echo(_table(record.metrics, f"{record.data['name']}, {record.seconds:.0f} s"))
         typer.echo(f"\nmodel and record: {place}")
+    if record.failure:
+        typer.echo(f"error: {record.failure}; the model is in {place}", err=True)
+        raise typer.Exit(1)
 
 # %% ../nbs/cli/10_cli.ipynb #83e69330
 @app.command()
