@@ -150,6 +150,26 @@ def test_a_folder_by_its_own_path_and_from_inside(tmp_path, monkeypatch):
 
 
 # -- a set that is not there ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["viper", "VIPeR.v1.0", "caviar", "cuhk03-np", "msmt17", "street"])
+def test_somebodys_own_set_may_be_called_like_a_published_one(tmp_path, name):
+    market_tree(tmp_path / "mine" / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is counted against the published set
+        assert len(load(str(tmp_path / "mine" / name)).train)
+
+
+def test_a_published_set_by_a_path_that_starts_where_one_stands(tmp_path, monkeypatch):
+    market_tree(tmp_path / "market1501")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="published"):
+        there = load("market1501", root=tmp_path).fingerprint()
+    monkeypatch.chdir(tmp_path / "market1501")
+    for start, name in ((tmp_path, "./market1501"), (tmp_path / "market1501", ".")):
+        monkeypatch.chdir(start)
+        with pytest.warns(UserWarning, match="published"):
+            assert load(name).fingerprint() == there
+
+
 @pytest.mark.parametrize("name", [n for n in PUBLISHED if n != "street"])
 def test_a_missing_set_names_folder_layout_and_owners(tmp_path, name):
     with pytest.raises(FileNotFoundError) as error:
@@ -551,6 +571,15 @@ def test_from_folder_leaves_out_loose_pictures_beside_splits_and_says_so(tmp_pat
     with pytest.warns(UserWarning, match="2 of 18 pictures left out.*the first is 0009_c1s1_000001_01.jpg"):
         b = from_folder(tmp_path / "m")
     assert b.fingerprint() == before.fingerprint() and b.notes[0].startswith("2 of 18 pictures left out") and before.notes == ()
+
+
+def test_from_folder_passes_over_hidden_folders(tmp_path):
+    market_tree(tmp_path)
+    plain_read = from_folder(tmp_path).fingerprint()
+    for hidden in (".thumbs", ".git"):
+        (tmp_path / hidden).mkdir()
+        Image.new("RGB", (4, 8)).save(tmp_path / hidden / "x.png")
+    assert from_folder(tmp_path).fingerprint() == plain_read
 
 
 def test_from_folder_refuses_folders_beside_splits_that_are_none(tmp_path):

@@ -287,11 +287,29 @@ def test_frozen_where_a_convolution_is_called_twice(second):
     assert ((plain - folded).norm() / plain.norm()).item() < 1e-5
 
 
-@pytest.mark.parametrize("throw", [lambda: torch.rand(1), random.random], ids=["torch", "python"])
+@pytest.mark.parametrize("throw", [lambda: torch.rand(1), random.random, lambda: np.random.rand(), lambda: 1 if random.random() < 0.5 else -1], ids=["torch", "python", "numpy", "coin"])
 def test_frozen_goes_on_throwing_dice(throw):
-    fast = frozen(with_statistics(Dice(throw)))
+    net, before = with_statistics(Dice(throw)), random.getstate()
+    fast = frozen(net)
+    assert random.getstate() == before  # and throws none itself
     with torch.no_grad():
-        assert not torch.equal(fast(IMAGES), fast(IMAGES))
+        assert len({float(fast(IMAGES).sum()) for _ in range(40)}) > 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_frozen_folds_every_batch_norm_of_a_resnet(name):
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in frozen(IdentityNet(name, 4, neck="plain")).modules())
+
+
+def test_frozen_leaves_a_batch_norm_that_goes_on_adapting():
+    class Adapting(torch.nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+            self[1].train()
+            return self
+
+    net = Adapting(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    assert isinstance(frozen(net)[1], torch.nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize("given", [dict(last_stride=2), dict(mean=(0, 0, 0), std=(1, 1, 1)), dict(std=(0.5, 0.5, 0.5))])
@@ -305,6 +323,6 @@ def test_a_backbone_that_is_given_comes_back_from_the_file(tmp_path, given, make
 
 def test_a_backbone_of_ones_own_is_not_written_into_a_file_that_nobody_could_read(tmp_path):
     own = Backbone("own", {"only": torch.nn.Conv2d(3, 8, 3)}, {"only": 8})
-    with pytest.raises(ValueError, match="was not made by nets.backbones.build"):
+    with pytest.raises(ValueError, match="nothing says how this IdentityNet is made again"):
         weights.save_model(tmp_path / "net.safetensors", IdentityNet(own, 4))
     assert not list(tmp_path.iterdir())

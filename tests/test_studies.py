@@ -643,6 +643,7 @@ def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     gains = results.gains()
     assert len(gains) == 2 and set(gains["seeds"]) == {2} and gains["low"].le(gains["gain"]).all() and gains["gain"].le(gains["high"]).all()
     assert "Not the same experiment" in results._repr_html_() and results.text()
+    assert f"here (budget {made.budget.label})" in results.figure().layout.title.text and "here (street, budget small)" in Results("aos/table1", {}, on="street", budget="small").figure().layout.title.text
     claims = results.claims()
     first = gains.iloc[0]
     assert claims.loc[f"{first['row']} over {first['over']}", (first["group"], first["metric"])] == f"{first['gain']:+.1f} ({first['low']:+.1f} to {first['high']:+.1f}), 2 seeds"

@@ -58,7 +58,7 @@ def test_two_processes_train_one_cell(sets, tmp_path, root):
     folder = tmp_path / "study"
     python, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
     with open(file, "a") as more:
-        more.write("import torch\nprint(torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device('cpu')).options._timeout.total_seconds())\n")
+        more.write("import sys, torch\nfrom reidbench.train.loop import _patient\nsys.stdout.write(f\"{_patient()._get_backend(torch.device('cpu')).options._timeout.total_seconds()}\\n\")\n")
     done = subprocess.run([python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", file], env=environment(root), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stderr.count("; running ") == 2  # the first process alone reports

@@ -17,8 +17,9 @@ from PIL import Image
 
 from reidbench.core.record import Record
 from reidbench.data.people import Benchmark
-from reidbench.methods.baseline import BaselineSettings, identification, small, train
-from reidbench.nets.identity import load_identity
+from reidbench.methods.baseline import BaselineSettings, Trainer, identification, small, train
+from reidbench.nets.backbones import Backbone
+from reidbench.nets.identity import IdentityNet, load_identity
 from reidbench.train.loop import NonFiniteLoss
 
 TINY = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu")
@@ -68,6 +69,16 @@ def test_another_number_of_epochs_goes_on_only_where_that_is_the_same_training(c
     train(colours, replace(TINY, epochs=1), tmp_path / "cosine", quiet=True)
     with pytest.raises(ValueError, match="epochs: 1 before, 3 now"):  # its rates follow from its end
         train(colours, TINY, tmp_path / "cosine", quiet=True)
+
+
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_learns(colours, tmp_path):
+    class Own(Trainer):
+        def network(self):
+            return IdentityNet(Backbone("own", {"only": torch.nn.Conv2d(3, 8, 3)}, {"only": 8}), self.classes)
+
+    with pytest.raises(ValueError, match="could not be loaded again from its file.*train without a folder"):
+        Own(colours, replace(TINY, epochs=1), tmp_path, quiet=True).fit()
+    assert Own(colours, replace(TINY, epochs=1), quiet=True).fit().record.metrics
 
 
 def test_a_search_that_fails_loses_no_model(colours, tmp_path):

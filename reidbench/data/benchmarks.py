@@ -32,7 +32,7 @@ def pictures_in(
     recursive: bool = False,  # also in the folders below
 ) -> list:                    # paths, sorted by their name relative to the folder
     "The picture files of a folder; other files and hidden ones are passed over."
-    found = [p for p in (folder.rglob("*") if recursive else folder.iterdir()) if p.suffix.lower() in PICTURES and not p.name.startswith(".") and p.is_file()]
+    found = [p for p in (folder.rglob("*") if recursive else folder.iterdir()) if p.suffix.lower() in PICTURES and not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.is_file()]
     if not found: raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)}): check that the set was unpacked there")
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
@@ -435,7 +435,8 @@ def read_street(
     _check_options(options, [p for p in inspect.signature(build).parameters if p != "root"], name)
     if folder is None or options:  # build keeps a set that was made with the same options, and refuses to mix two
         folder = Path(build(root if folder is None else Path(os.path.abspath(folder)).parent, **options))
-    if not (folder / "truth.csv").is_file(): raise FileNotFoundError(f"street: {folder} has no truth.csv: remove the folder and load again, it is built anew")
+    if not (folder / "truth.csv").is_file(): raise FileNotFoundError(f"street: {folder} has no truth.csv: " + ("remove the folder and load again, it is built anew" if (folder / "street.json").is_file() else
+                                                                       "it is not the sample set; move it away, or give another root"))
     truth = pd.read_csv(folder / "truth.csv")
     known = truth.set_index("path").drop(columns=[c for c in ("pid", "camid", "split") if c in truth.columns])
     tables = _market_tables(folder, name)
@@ -478,9 +479,11 @@ def _folder_of(
 ) -> Path | None:
     "The folder that is meant: of that name under `root`, by its own path, or `root` itself; of a published set by its plain name, whichever of its folders is there."
     path, fits = Path(name).expanduser(), lambda f: f.is_dir() and any(f.iterdir()) if published else (f / "bounding_box_train").is_dir()
-    own_path = [path] if published is None or len(path.parts) > 1 else []  # the bare name of a published set is looked for under the root alone
+    as_path = os.sep in os.fspath(name) or os.fspath(name).startswith((".", "~"))
+    own_path = [path] if published is None or as_path else []  # the bare name of a published set is looked for under the root alone
+    under = [] if os.fspath(name).startswith(".") else [root / path]  # ., ./x and ../x start where one stands
     itself = [root] if _own_name(root) == _own_name(path) else []
-    found = next((f for f in (root / path, *own_path, *itself) if fits(f)), None)
+    found = next((f for f in (*under, *own_path, *itself) if fits(f)), None)
     return found or (locate(published, root) if published and plain(name) == plain(published.name) else None)
 
 def load(
@@ -497,6 +500,8 @@ def load(
                                                    "For other layouts use from_folder, from_csv or from_frame")
         return _call(read_market, options, folder, None, _own_name(folder))
     by_name = plain(name) == plain(published.name)
+    if not by_name and folder is not None and (folder / "bounding_box_train").is_dir() and not any((folder / m).exists() for m in _MARKS.get(published.reader, ())):
+        return _call(read_market, options, folder, None, _own_name(folder))  # somebody's own set, called like a published one
     if published.reader == "read_street" and (by_name or folder is not None): return read_street(folder, published, published.name, root, **options)
     if folder is None: raise missing(published, root, "" if by_name else f"no folder {name}")
     return _call(globals()[published.reader], options, folder, published, published.name)

@@ -33,7 +33,7 @@ from ..nets.backbones import frozen
 from ..nets.identity import IdentityNet, load_identity, retrieve
 from ..nets.weights import read_model, save_model, shipped, weights_hash
 from ..train.checkpoints import find_checkpoint
-from ..train.loop import HOW, Loop, LoopSettings, gathered, processes
+from ..train.loop import HOW, Loop, LoopSettings, agreed, gathered, processes
 from ..train.schedules import Cosine, Steps
 
 # %% ../../nbs/methods/10_baseline.ipynb #449d80d6
@@ -196,6 +196,8 @@ def _fit(trainer):
     pixels = Pixels(trainer.people, s.size)
     set_seed(s.seed)  # the network's random beginning
     net = trainer.network().train()
+    if trainer.folder is not None and getattr(net, "config", None) is None:
+        raise ValueError(f"{trainer.folder}: this {type(net).__name__} could not be loaded again from its file, nothing says how it is made (its backbone was not made by nets.backbones.build): train without a folder and keep its state_dict")
     sampler = PKSampler(trainer.people["pid"], s.p, s.k, s.seed) if s.p else ShuffleSampler(len(trainer.people), s.k, s.seed)
     batches = Batches(trainer.people, pixels, sampler, Augment(trainer.transforms(), s.seed), accelerator.device, accelerator.process_index, accelerator.num_processes)
     optimizer = trainer.optimizer(net)
@@ -213,7 +215,7 @@ def _fit(trainer):
             record.failure = f"trained, but the search at the end failed: {type(error).__name__}: {error}"
             warnings.warn(f"{trainer.name} on {trainer.benchmark.name}: {record.failure}", stacklevel=2)
         write_run(trainer, net, record)
-    accelerator.wait_for_everyone()
+    agreed()
     return Run(net, record)
 
 
@@ -223,7 +225,7 @@ def searched(loop, trainer):
     if loop.epoch % trainer.settings.evaluate_every == 0 and loop.rank == 0:
         metrics = measure(loop.plain["model"], trainer.benchmark, trainer.settings.size)
         found = {name: metrics[name] for name in ("Rank-1", "mAP") if name in metrics}
-    loop.accelerator.wait_for_everyone()
+    agreed()
     return found
 
 

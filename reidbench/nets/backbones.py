@@ -7,9 +7,11 @@ __all__ = ['RESNETS', 'AVAILABLE', 'IBN_URL', 'IBN_FILES', 'Backbone', 'imagenet
 
 # %% ../../nbs/nets/30_backbones.ipynb #d333fd16
 import copy
+import random
 from pathlib import Path
 
 # %% ../../nbs/nets/30_backbones.ipynb #683976b1
+import numpy as np
 import torch
 from torch import nn
 from torch.fx import symbolic_trace
@@ -206,23 +208,34 @@ def _densenet_name(key):
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key)
 
 # %% ../../nbs/nets/30_backbones.ipynb #82ee64ae
+def _dice():
+    "Where the random numbers of Python, NumPy and torch stand."
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], *(state.cpu().numpy().tobytes() for state in (torch.get_rng_state(), *on_gpus))
+
+
 def _followed(module):
     "Whether torch.fx can follow the code and fusing is right: each part called once, nothing drawn at random that would be drawn only once."
     if isinstance(module, (nn.ModuleDict, nn.ModuleList, Backbone)) or hasattr(module, "embed"):  # a graph has no methods beside its forward
         return False
+    dice, before = _dice(), (random.getstate(), np.random.get_state())
     try:
-        graphs = [symbolic_trace(copy.deepcopy(module)) for _ in range(2)]
+        with torch.random.fork_rng():
+            graph = symbolic_trace(copy.deepcopy(module)).graph
+            thrown = _dice() != dice
     except Exception:  # fx names many kinds of code that it cannot follow; unfolded children are still right
         return False
-    called = [n.target for n in graphs[0].graph.nodes if n.op == "call_module"]
-    return graphs[0].code == graphs[1].code and len(called) == len(set(called)) and not any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graphs[0].graph.nodes)
+    finally:
+        random.setstate(before[0]), np.random.set_state(before[1])
+    called = [n.target for n in graph.nodes if n.op == "call_module" and module.get_submodule(n.target).state_dict()]  # those without state may be called twice
+    return not thrown and len(called) == len(set(called))
 
 
 def _fold(module):
     "Fold batch norms into convolutions wherever torch.fx can follow the code; descend where it cannot."
     if not any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         return module
-    if _followed(module):
+    if _followed(module) and not any(m.training for m in module.modules()):  # a batch norm that goes on adapting is none to fold
         return fuse(module)
     for name, child in module.named_children():
         setattr(module, name, _fold(child)) if not isinstance(module, nn.ModuleDict) else module.update({name: _fold(child)})

@@ -66,7 +66,7 @@ class IdentityNet(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
-        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout} if self.backbone.config else {}
+        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout} if self.backbone.config else None  # None: it cannot be stored
         self.neck = neck
         self.pool, self.dropout = GlobalPool(pool), nn.Dropout(dropout)
         width = self.backbone.width

@@ -49,8 +49,8 @@ def save_model(
     **about, # plain values for readers: set, seed, figures
 ):
     "Write a model as one safetensors file, its configuration in the header."
-    if not model.config:
-        raise ValueError(f"{path}: the backbone of this {type(model).__name__} was not made by nets.backbones.build, so that the file could not be loaded again: keep its state_dict as a safetensors file of your own")
+    if model.config is None:
+        raise ValueError(f"{path}: nothing says how this {type(model).__name__} is made again (its backbone was not made by nets.backbones.build): keep its state_dict in a safetensors file of your own")
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {"config": json.dumps(model.config), "about": json.dumps(about), "format": "reidbench"}
     return write_whole(path, save(state, metadata=header))

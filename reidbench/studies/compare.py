@@ -196,7 +196,7 @@ class Results:
                          + (f" [{r.seeds}]" if 0 < r.seeds < lines["seeds"].max() else "") for r in lines.itertuples()]
         rows, columns = (list(dict.fromkeys(k)) for k in (lines["row"], zip(lines["group"], lines["metric"])))
         wide = lines.set_index(["row", "group", "metric"])["cell"].unstack(["group", "metric"]).reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns, names=["", ""])).fillna("")
-        return f"{wide.to_string()}\nmean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}"
+        return f"{wide.to_string()}\n" + (f"mean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; " if lines["seeds"].any() else "") + f"in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}"
 
     def _repr_html_(self):
         return _draw_results(self)
@@ -243,7 +243,7 @@ def draw_gains(results, metrics=("Rank-1", "mAP")):
         traces.append(go.Scatter(x=mine["gain"], y=labels, mode="markers", name=f"{metric}, here", marker=dict(size=9, color=colours[metric]), error_x=error,
                                  customdata=mine[["low", "high", "p", "seeds"]], hovertemplate="%{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f}), p %{customdata[2]:.3f}, %{customdata[3]} seeds"))
         traces.append(go.Scatter(x=mine["paper"], y=labels, mode="markers", name=f"{metric}, the paper on its set", marker=dict(size=11, color=colours[metric], symbol="circle-open", line=dict(width=2))))
-    here = f"{getattr(results.on, 'title', results.on)}, budget {results.budget.label}" if results.on is not None else f"budget {results.budget.label}"
+    here = ", ".join([*([getattr(results.on, "name", results.on)] if results.on is not None else []), f"budget {results.budget.label}"])
     drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({here}) and in the paper", x="points gained", y="", height=150 + 26 * max(len(gains), 2))
     return drawn.add_vline(x=0, line=dict(color="#8a9099", width=1)).update_yaxes(autorange="reversed")
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FREE', 'SMALLER', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'lacking', 'plan', 'record_name', 'record_file',
-           'model_of', 'finished', 'trained', 'agreed', 'together', 'first', 'found', 'Once', 'searched', 'source',
-           'cost', 'reader', 'agrees', 'done', 'work_off', 'Study', 'check_changes', 'asked', 'lock', 'locked',
-           'Report', 'here', 'ray_cluster', 'draw_plan']
+           'model_of', 'finished', 'trained', 'first', 'found', 'Once', 'searched', 'source', 'cost', 'reader',
+           'agrees', 'done', 'work_off', 'Study', 'check_changes', 'asked', 'lock', 'locked', 'Report', 'here',
+           'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import hashlib
@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
-from ..train.loop import HOW
+from ..train.loop import HOW, agreed
 from .tables import METHODS, TOOLS, Run, Table, digest, find, make_settings, nearest, slug
 from .tables import table as table_by_name
 
@@ -194,12 +194,14 @@ def trained(
             raise RuntimeError(f"the training that it starts from is not there: {_told(start / 'failure.txt')}")
         train = find(f"{_module(job.run.method)}:train")
         shared = {"stages": Path(place) / "stages"} if "stages" in inspect.signature(train).parameters else {}
+        if start is not None and first() and not (folder / "start.txt").is_file():
+            write_whole(folder / "start.txt", _weights(start))  # now: the model that it starts from may be trained anew later
         train(job.train_set.load(root), job.settings, folder, quiet, **({"start": start} if start else {}), **shared)
-        together()
-        if start is not None and first():
-            _note(folder / "record.json", start=_weights(start))  # now: the model it started from may be trained anew later
+        agreed()
         (folder / "failure.txt").unlink(missing_ok=True)
-        together()
+    if first() and (folder / "start.txt").is_file() and "start" not in Record.load(folder / "record.json").details:
+        _note(folder / "record.json", start=(folder / "start.txt").read_text())
+    agreed()
     record, now = Record.load(folder / "record.json"), job.train_set.load(root).fingerprint()
     if record.data["fingerprint"] != now:
         raise ValueError(f"{folder} was trained on other pictures than {job.train_set.title} has now: restore the set, or delete the folder to train again")
@@ -219,22 +221,6 @@ def _note(file, **details):
     "Add details to a record."
     record = Record.load(file)
     replace(record, details={**record.details, **details}).save(file)
-
-
-def agreed(value):
-    "What the first process says, in all processes."
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return value
-    said = [value]
-    dist.broadcast_object_list(said)
-    return said[0]
-
-
-def together():
-    "Wait for the other processes, if there are any."
-    agreed(None)
 
 
 def first():
@@ -434,7 +420,7 @@ def work_off(
     for run in sorted(left, key=_aim) if first() else ():
         _try(run, job, place, training, root, kept).save(record_file(folder, job.budget, run, job.seed))
         saved()
-    together()
+    agreed()
 
 
 def _aim(run):

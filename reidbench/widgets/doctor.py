@@ -184,7 +184,7 @@ def look_beside():
     if not shutil.which("quarto"):
         rows.append(Finding("quarto", "without", "not installed; needed to build the site", "https://quarto.org/docs/get-started/"))
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        rows.append(Finding("chromium", "without", "not installed; needed to test the widgets in a browser (make test)", f"apt-get install chromium, or {sys.executable} -m playwright install chromium"))
+        rows.append(Finding("chromium", "without", "not installed; needed to test the widgets in a browser (make test)", "apt-get install chromium, or what your system calls it"))
     return rows
 
 

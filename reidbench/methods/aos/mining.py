@@ -249,7 +249,7 @@ def mine(
     if len(classes) < 2 or min(classes) < 0:
         raise ValueError(f"mining needs people to tell apart: the table has {len(classes)} identities" + (", junk (-1) among them: leave it out" if min(classes, default=0) < 0 else ""))
     labels = torch.tensor([classes[pid] for pid in people["pid"]])
-    if getattr(model, "config", {}).get("num_classes", len(classes)) != len(classes):
+    if (getattr(model, "config", None) or {}).get("num_classes", len(classes)) != len(classes):
         raise ValueError(f"the model knows {model.config['num_classes']} people, the table has {len(classes)}: mine with a model trained on these very people")
     pieces = [(mirrored, slice(a, min(a + batch, len(people)))) for mirrored in (0, 1) for a in range(0, len(people), batch)]
     file = None if folder is None else Path(folder) / "maps.safetensors"
