@@ -32,7 +32,8 @@ from reidbench.methods.gaag.identity import IdentityTerms
 from reidbench.methods.gaag.training import RandomSpoil, draw_scores, teacher_settings
 from reidbench.nets.blocks import IMAGENET_MEAN, IMAGENET_STD
 from reidbench.nets.critics import Critic
-from reidbench.nets.identity import IdentityNet
+from reidbench.nets.backbones import frozen
+from reidbench.nets.identity import IdentityNet, load_identity
 from reidbench.nets.weights import save_model, weights_hash
 from reidbench.studies import tables
 from reidbench.train.loop import Interrupted
@@ -922,3 +923,15 @@ def test_a_training_of_few_people_is_named(colours, adjuster, teacher):
     few = Benchmark("few", colours.train[colours.train.pid < 2], colours.query, colours.gallery)
     with pytest.raises(ValueError, match="P=4 of them were asked for; the table has 2"):
         train_attacker(few, adjuster, teacher, tiny(), quiet=True)
+
+
+def test_what_searches_has_length_1_and_comes_back_from_its_file(colours, tmp_path):
+    "Eq. 17 to 19 at length 1 leave lengths free: a search by distance must not hear them."
+    run = train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True)
+    images = torch.rand(4, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for net in (run.model, frozen(run.model), gaag.load(tmp_path / "model.safetensors"), train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True).model):
+            found = net.embed(images)
+            assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5) and torch.allclose(found, run.model.embed(images), atol=1e-4) and torch.equal(net(images), found)
+        raw = load_identity(tmp_path / "model.safetensors").embed(images)
+    assert not torch.allclose(raw.norm(dim=1), torch.ones(4), atol=0.05) and torch.allclose(torch.nn.functional.normalize(raw), run.model.embed(images), atol=1e-4)
