@@ -935,3 +935,10 @@ def test_what_searches_has_length_1_and_comes_back_from_its_file(colours, tmp_pa
             assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5) and torch.allclose(found, run.model.embed(images), atol=1e-4) and torch.equal(net(images), found)
         raw = load_identity(tmp_path / "model.safetensors").embed(images)
     assert not torch.allclose(raw.norm(dim=1), torch.ones(4), atol=0.05) and torch.allclose(torch.nn.functional.normalize(raw), run.model.embed(images), atol=1e-4)
+
+
+def test_a_baseline_of_ours_teaches_the_same_given_as_a_run_or_as_its_folder(colours, tmp_path, adjuster):
+    "What searches has length 1, what the attacker is taught by has not: from memory as from the file."
+    run = train(colours, tiny(ablation="baseline", epochs=1), tmp_path / "own", quiet=True)
+    made = [train(colours, tiny(epochs=1), tmp_path / name, quiet=True, start=start, adjuster=adjuster).record for name, start in (("run", run), ("folder", tmp_path / "own"))]
+    assert made[0].curves == made[1].curves and isinstance(run.model, gaag.UnitNet)

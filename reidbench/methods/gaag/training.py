@@ -7,6 +7,7 @@ __all__ = ['SLIDER', 'draw_scores', 'Generation', 'RandomSpoil', 'UnitNet', 'loa
            'small', 'ship']
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #3e36d507
+import copy
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -132,9 +133,9 @@ def load(
     return _unit(load_identity(path, device))
 
 
-def _unit(net):
-    "The same network, weights and all, as a UnitNet."
-    net.__class__ = UnitNet
+def _unit(net, kind=UnitNet):
+    "The same network, weights and all, as a UnitNet, or as the IdentityNet that one is without its last step."
+    net.__class__ = kind
     return net
 
 
@@ -228,7 +229,7 @@ def train(
     teacher = attacker = None
     if s.ablation != "no-attack":
         teacher = _given(start, lambda p: load_identity(p / "model.safetensors" if p.is_dir() else p, s.device))
-        teacher = teacher if teacher is not None else _teacher(benchmark, s, folder, shared, quiet)
+        teacher = _teacher(benchmark, s, folder, shared, quiet) if teacher is None else _unit(copy.copy(teacher), IdentityNet) if isinstance(teacher, UnitNet) else teacher  # the same teacher as from its file
         stage = AttackTraining(benchmark, s, adjuster, teacher, None, quiet, Trainer(benchmark, teacher_settings(s)).transforms())  # pictures as stage 3 meets them
         with stage_folder(stage, folder, shared, "attacker"):
             attacker = stage.fit().model
@@ -254,7 +255,7 @@ def small(
     kind, ablation = (changes.get(k, getattr(settings, k)) for k in ("degradation", "ablation"))
     weakest = DEGRADATIONS[kind][0] if ablation == "rand-ds" else UNTOUCHED[kind]  # the adjuster shall know the whole way; Rand-DS stays as it is
     cut = dict(**SLIDER, strength=(weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4, generated=2,
-               epochs=12,             # three or four pictures for each real one: Table 1 in less than an hour a seed
+               epochs=12,             # each real picture has up to three generated ones beside it: sixteen took too long for a seed of Table 1
                unit_embeddings=True)  # from scratch embeddings are long, and Eq. 17 to 19 grow with the square of their length
     return baseline.small(settings, **{**cut, **changes})
 
