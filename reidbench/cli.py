@@ -111,11 +111,11 @@ def _entries(text):
 
 def _numbers(name, text, kind=float):
     "256x128 or 0.5,0.5,0.5 as a tuple."
-    try:
-        return tuple(kind(v) for v in text.replace("x", ",").split(","))
-    except ValueError:
-        typer.echo(f"error: --{name}: {text!r} is no list of numbers", err=True)
-        raise typer.Exit(1) from None
+    numbers = _entries(text)
+    if not numbers or not all(isinstance(v, (int, kind)) for v in numbers):
+        typer.echo(f"error: --{name}: {text!r} is no list of {'whole ' if kind is int else ''}numbers", err=True)
+        raise typer.Exit(1)
+    return tuple(kind(v) for v in numbers)
 
 # %% ../nbs/cli/10_cli.ipynb #71ec13b0
 A_SET = "A set's name, or a folder in Market-1501's layout, by its name under --root or by its own path."

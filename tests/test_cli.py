@@ -71,7 +71,7 @@ def test_another_street_says_how_to_replace_it_in_a_terminal(tmp_path):
     assert say(*build, "--seed", 1, "--train", 3, "--overwrite").exit_code == 0
     made = json.loads((tmp_path / "street/street.json").read_text())["arguments"]
     assert (made["identities"], made["seed"], made["images"], made["size"], made["train"]) == (4, 1, 2, [64, 32], 3)
-    assert "no list of numbers" in refused(*build, "--size", "big") and "give (height, width)" in refused(*build, "--size", "64")
+    assert all(f"error: --size: {wrong!r} is no list of whole numbers" in refused(*build, "--size", wrong) for wrong in ("big", "64.5x32", "")) and "give (height, width)" in refused(*build, "--size", "64")
     checked = say("data", "check", "street", "--root", tmp_path)
     assert checked.exit_code == 0 and "4 people, seed 1" in checked.output
     assert say("data", "check", "street", "--root", tmp_path, *(w for pair in ("identities=4", "images=2", "size=64x32", "train=3", "seed=1") for w in ("--set", pair))).exit_code == 0

@@ -1,5 +1,6 @@
 "Attack-guided generation: every equation, who gets gradients, bad input, and stages that can be stopped anywhere."
 import json
+import pickle
 import signal
 import warnings
 from dataclasses import fields, replace
@@ -32,6 +33,7 @@ from reidbench.methods.gaag.identity import IdentityTerms
 from reidbench.methods.gaag.training import RandomSpoil, draw_scores, teacher_settings
 from reidbench.nets.blocks import IMAGENET_MEAN, IMAGENET_STD
 from reidbench.nets.critics import Critic
+from reidbench.nets import external
 from reidbench.nets.backbones import frozen
 from reidbench.nets.identity import IdentityNet, load_identity
 from reidbench.nets.weights import save_model, weights_hash
@@ -221,7 +223,8 @@ def test_scores_outside_the_range_are_clamped_and_said(adjuster):
     (lambda a: a.score(pictures()[0]), r"\[N, 3, H, W\]"),
     (lambda a: a.adjust(pictures(size=(62, 32)), 0.0), "multiples of 4"),
     (lambda a: adjust_features(torch.zeros(2, 3), torch.zeros(3), torch.zeros(2)), "w is zero"),
-    (lambda a: adjust_features(torch.zeros(2, 3), torch.ones(3), torch.tensor([0.0, float("nan")])), "NaN"),
+    (lambda a: adjust_features(torch.zeros(2, 3), torch.ones(3), torch.tensor([0.0, float("nan")])), "1 of 2 scores are NaN or infinite"),
+    (lambda a: adjust_features(torch.zeros(2, 3), torch.ones(3), torch.tensor([float("-inf"), float("inf")])), "2 of 2 scores are NaN or infinite"),
     (lambda a: adjust_features(torch.zeros(2, 3), torch.ones(2), torch.zeros(2)), r"\[N, D\]"),
     (lambda a: spoil(pictures(), "rain", 2.0), "no degradation 'rain'"),
     (lambda a: spoil(pictures(), "resolution", 0.5), "at least 1"),
@@ -232,6 +235,32 @@ def test_scores_outside_the_range_are_clamped_and_said(adjuster):
 def test_bad_input_of_the_adjuster(adjuster, wrong, says):
     with pytest.raises(ValueError, match=says):
         wrong(adjuster)
+
+
+def test_pictures_of_another_size_are_said():
+    "The same blur is another number of pixels there."
+    net, x = Adjuster.shipped("resolution"), pictures(size=(64, 32))
+    for ask in (net.score, lambda x: net.adjust(x, 0.0)):
+        with pytest.warns(UserWarning, match="images of 64x32 pixels for an adjuster that was trained at 128x64") as said:
+            ask(x)
+        assert said[0].filename == __file__  # it points to who asked
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.adjust(pictures(size=(128, 64)), net.score(pictures(size=(128, 64))).clamp(*net.bounds.tolist()))
+
+
+def test_an_adjuster_from_its_file_learns_no_more_and_lets_gradients_through():
+    net, x = Adjuster.shipped("resolution"), pictures(size=(128, 64)).requires_grad_()
+    asked = torch.zeros(3, requires_grad=True)
+    net.adjust(x, asked).sum().backward()
+    assert not any(p.requires_grad for p in net.parameters()) and x.grad.abs().sum() > 0 and asked.grad.abs().sum() > 0
+    assert net.score(x.detach()).numpy().shape == (3,)
+
+
+def test_an_adjuster_in_half_precision_adjusts():
+    net, x = Adjuster.shipped("resolution"), pictures(size=(128, 64))
+    half = frozen(net, torch.bfloat16)
+    assert (half.adjust(x, 0.5).float() - net.adjust(x, 0.5)).abs().mean() < 0.02
 
 
 def test_a_shipped_adjuster_that_is_not_there_is_named(tmp_path, adjuster):
@@ -446,7 +475,8 @@ def test_misranking_gradient_and_bad_input():
     assert torch.isfinite(same.grad).all()
     e = torch.randn(4, 3)
     for wrong, says in ((lambda: misranking_loss(e, e, [1, 1, 1, 1]), "one person"), (lambda: misranking_loss(e[:1], e[:1], [1]), "one person"), (lambda: misranking_loss(e, e[:3], [1, 2, 1, 2]), "takes"),
-                        (lambda: misranking_loss(e, e, [1, 2]), "takes"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], -1.0), "margin")):
+                        (lambda: misranking_loss(e, e, [1, 2]), "takes"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], -1.0), "margin"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], float("nan")), "margin"),
+                        (lambda: misranking_loss(e[:0], e[:0], []), "shows nobody")):
         with pytest.raises(ValueError, match=says):
             wrong()
 
@@ -466,7 +496,11 @@ def test_equations_13_and_14():
     assert torch.allclose(maps, found)
     one = attention_attack_loss(layers[0][0], layers[0][1])  # one layer, not in a list
     assert one < found
-    assert torch.isfinite(attention_attack_loss([torch.zeros(1, 2, 3, 3)], [torch.zeros(1, 2, 3, 3)]))
+    for alike in (torch.zeros(1, 2, 3, 3), layers[0][0][:1]):  # one over eps, and nothing to follow
+        mine = alike.clone().requires_grad_()
+        found = attention_attack_loss([mine], [alike])
+        found.backward()
+        assert found.item() == pytest.approx(1e6) and mine.grad.abs().sum() == 0
     for wrong, says in ((lambda: attention_map(torch.zeros(2, 3)), r"\[N, C, H, W\]"), (lambda: attention_attack_loss([], []), "same layers"), (lambda: attention_attack_loss([torch.zeros(1, 2, 3, 3)], []), "same layers")):
         with pytest.raises(ValueError, match=says):
             wrong()
@@ -590,8 +624,20 @@ def test_harm_is_measured_by_hand(colours, adjuster, teacher):
         others = [k for k in range(6) if batch.labels[k] != batch.labels[i]]
         assert table["nearest other after the attack"][i] == pytest.approx(min((a[i] - e[k]).norm().item() for k in others), abs=1e-4)
         assert table["nearest other before"][i] == pytest.approx(min((e[i] - e[k]).norm().item() for k in others), abs=1e-4)
+    pd.testing.assert_frame_equal(table, harm(adjuster, attacker, teacher, batch.images, batch.labels.tolist(), seed=3))
     with pytest.raises(ValueError, match="one person only"):
         harm(adjuster, attacker, teacher, batch.images[:2], batch.labels[:2])
+
+
+def test_a_file_that_holds_no_attacker_is_named(tmp_path, adjuster):
+    save_model(tmp_path / "adjuster.safetensors", adjuster)
+    with pytest.raises(ValueError, match="adjuster.safetensors holds no Attacker: its configuration has kind, width, size"):
+        attacking.load_attacker(tmp_path / "adjuster.safetensors")
+
+
+def test_affinity_in_half_precision():
+    e = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(affinity(e.bfloat16()), affinity(e), atol=0.02) and affinity(e.half()).dtype == torch.float32 and affinity(e.double()).dtype == torch.float64
 
 
 # -- stage 3: equations 17 to 20 ---------------------------------------------------------------------------------------
@@ -720,6 +766,9 @@ def test_clouds_of_equal_or_single_pictures_have_finite_gradients(covariance):
     (lambda: Gaussians(torch.zeros(1, 2), torch.tensor([[1.0, float("nan")]])), "covariance must be positive"),
     (lambda: Gaussians(torch.full((1, 2), float("inf")), torch.ones(1, 2)), "finite"),
     (lambda: Gaussians(torch.zeros(1, 2)), "either variances"),
+    (lambda: Gaussians(torch.zeros(1, 2), torch.tensor([[1.0, float("inf")]])), "1 variances are below zero, NaN or infinite"),
+    (lambda: Gaussians(torch.zeros(2, 2), factors=[torch.eye(2)]), "each of the 2 means; got 1"),
+    (lambda: Gaussians(torch.zeros(1, 2), factors=[torch.full((2, 3), float("nan"))]), "1 of them not finite"),
     (lambda: RunningGaussian(2, 3, "banded"), "'diagonal' or 'full'"),
     (lambda: RunningGaussian(0, 3), "at least 1"),
     (lambda: RunningGaussian(2, 3)(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)), r"\[N, 3\]"),
@@ -919,6 +968,93 @@ def test_an_empty_training_split_is_named(colours):
         train_adjuster(empty, tiny(), quiet=True)
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_running_gaussians_take_doubles_and_lists(covariance):
+    e = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one, other = (RunningGaussian(2, 3, covariance) for _ in range(2))
+    for _ in range(2):
+        found, wanted = one(e, [0, 0, 1, 1]), other(e.float(), torch.tensor([0, 0, 1, 1], dtype=torch.uint8))
+    assert found.mean.dtype == torch.float64 and torch.allclose(found.mean.float(), wanted.mean) and torch.equal(one.count, other.count)
+
+
+@pytest.mark.parametrize("change,says", [
+    (dict(p=1), "p must be at least 2"), (dict(ablation="naive", p=0, triplet=0.0), "p must be at least 2"), (dict(critic_scales=0), "critic_scales"), (dict(critic_width=0), "critic_width"),
+    (dict(attack_layers=()), "attack_layers"),
+])
+def test_settings_that_stage_2_would_fail_with_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        GAAGSettings(**change)
+    assert GAAGSettings(attack_layers="layer4").attack_layers == ("layer4",) and GAAGSettings(ablation="no-attack", p=0).p == 0
+
+
+def test_what_a_later_stage_would_fail_with_is_said_before_the_first(colours, tmp_path, monkeypatch):
+    monkeypatch.setattr(AdjusterTraining, "step", None)
+    few = Benchmark("few", colours.train[colours.train.pid < 2], colours.query, colours.gallery)
+    for row in ("full", "no-attack"):
+        with pytest.raises(ValueError, match="few: batches of 4 people were asked for .* the training split has 2"):
+            train(few, tiny(ablation=row), tmp_path, quiet=True)
+    with pytest.raises(ValueError, match="no layer 'layer9'"):
+        train(colours, tiny(attack_layers=("layer1", "layer9")), tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_epochs_would_need_another_teacher(colours, tmp_path, adjuster, monkeypatch):
+    "Nothing is trained, and the teacher's file stays."
+    s = tiny(schedule="steps", milestones=(1,), epochs=1)
+    train(colours, s, tmp_path, quiet=True, adjuster=adjuster)
+    file = tmp_path / "teacher" / "model.safetensors"
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="was begun with 1 epochs, and its teacher learnt as long; 2 would need another teacher: give another folder, or that teacher as `start`"):
+        train(colours, replace(s, epochs=2), tmp_path, quiet=True, adjuster=adjuster)
+    assert file.read_bytes() == before
+    longer = train(colours, replace(s, epochs=2), tmp_path, quiet=True, adjuster=adjuster, start=file)  # the third stage goes on
+    assert len(longer.record.curves["loss"]) == 2 and file.read_bytes() == before
+    with pytest.raises(ValueError, match="give another folder$"):
+        train(colours, replace(s, epochs=3, schedule="cosine"), tmp_path, quiet=True, adjuster=adjuster)
+
+
+def test_small_keeps_what_is_asked_for():
+    assert gaag.small(GAAGSettings(strength=(2, 3))).strength == (2.0, 3.0) and gaag.small().strength == (1.0, 4.0) and gaag.small(GAAGSettings(ablation="rand-ds")).strength == (2.0, 4.0)
+
+
+PAIR = """
+import json, pickle, sys
+from pathlib import Path
+import torch
+from reidbench.methods.gaag import GAAGSettings, Generation, small, train
+from reidbench.methods.gaag.adjuster import load_adjuster
+from reidbench.methods.gaag.attacker import load_attacker
+from reidbench.nets.identity import load_identity
+from reidbench.core.base import keyed
+
+folder, world = Path(sys.argv[1]), int(sys.argv[2])
+colours, tiny = pickle.loads((folder / "handed.pickle").read_bytes())
+s = small(GAAGSettings(), **{**tiny, "processes": world, "ablation": "no-augment"})
+run = train(colours, s, folder / f"{world}", quiet=True, start=folder / "teacher.safetensors", adjuster=folder / "adjuster.safetensors")
+rank = torch.distributed.get_rank() if world > 1 else 0
+batch = torch.rand(8, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+made = Generation(s, load_adjuster(folder / "adjuster.safetensors"), load_attacker(folder / f"{world}" / "attacker" / "attacker.safetensors"), load_identity(folder / "teacher.safetensors"))
+made = made(batch[rank * 8 // world:(rank + 1) * 8 // world], keyed(0))
+(folder / f"{world}-{rank}.json").write_text(json.dumps([run.record.curves, made.tolist()]))
+"""
+
+
+def test_two_processes_attack_as_one(colours, tmp_path, adjuster, teacher, python):
+    "Stage 2 is the first process' alone; in stage 3 the attacker sees the whole batch, whoever has which part of it."
+    (tmp_path / "handed.pickle").write_bytes(pickle.dumps((colours, {**TINY, "epochs": 1})))
+    (tmp_path / "pair.py").write_text(PAIR)
+    save_model(tmp_path / "adjuster.safetensors", adjuster)
+    save_model(tmp_path / "teacher.safetensors", teacher)
+    for world, launcher in ((1, ()), (2, ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))):
+        found = python(tmp_path / "pair.py", tmp_path, world, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
+        assert found.returncode == 0, found.stderr[-3000:]
+    one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    learnt = [attacking.load_attacker(tmp_path / name / "attacker" / "attacker.safetensors") for name in ("1", "2")]
+    assert weights_hash(learnt[0]) == weights_hash(learnt[1]) and two[0][0] == two[1][0]
+    whole, halves = torch.tensor(one[1]), torch.cat([torch.tensor(made) for _, made in two])
+    assert torch.allclose(whole, halves, atol=1e-4) and len(whole) == 8
+
+
 def test_a_training_of_few_people_is_named(colours, adjuster, teacher):
     few = Benchmark("few", colours.train[colours.train.pid < 2], colours.query, colours.gallery)
     with pytest.raises(ValueError, match="P=4 of them were asked for; the table has 2"):
@@ -930,15 +1066,20 @@ def test_what_searches_has_length_1_and_comes_back_from_its_file(colours, tmp_pa
     run = train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True)
     images = torch.rand(4, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for net in (run.model, frozen(run.model), gaag.load(tmp_path / "model.safetensors"), train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True).model):
+        brought = external.load(tmp_path)
+        assert not [said for said in brought.said if "no gradient" in said]
+        for net in (run.model, frozen(run.model), load_identity(tmp_path / "model.safetensors"), brought, train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True).model):
             found = net.embed(images)
             assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5) and torch.allclose(found, run.model.embed(images), atol=1e-4) and torch.equal(net(images), found)
-        raw = load_identity(tmp_path / "model.safetensors").embed(images)
+        raw = attacking.as_they_come(run.model).embed(images)
+        assert run.model.unit and load_identity(tmp_path / "model.safetensors").config == run.model.config
     assert not torch.allclose(raw.norm(dim=1), torch.ones(4), atol=0.05) and torch.allclose(torch.nn.functional.normalize(raw), run.model.embed(images), atol=1e-4)
 
 
 def test_a_baseline_of_ours_teaches_the_same_given_as_a_run_or_as_its_folder(colours, tmp_path, adjuster):
-    "What searches has length 1, what the attacker is taught by has not: from memory as from the file."
+    "What searches has length 1, what the attacker is taught by has not: from memory as from the file, in `train` as in `train_attacker`."
     run = train(colours, tiny(ablation="baseline", epochs=1), tmp_path / "own", quiet=True)
     made = [train(colours, tiny(epochs=1), tmp_path / name, quiet=True, start=start, adjuster=adjuster).record for name, start in (("run", run), ("folder", tmp_path / "own"))]
-    assert made[0].curves == made[1].curves and isinstance(run.model, gaag.UnitNet)
+    assert made[0].curves == made[1].curves and run.model.unit
+    stage, x = AttackTraining(colours, tiny(), adjuster, run.model), pictures()
+    assert torch.allclose(stage.teacher.embed(x), attacking.as_they_come(run.model).embed(x), rtol=1e-4, atol=1e-4) and run.model.unit and not stage.teacher.unit

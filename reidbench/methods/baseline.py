@@ -134,6 +134,7 @@ class Trainer(_Plan):
 
     name = "baseline"
     twice = False  # whether a step takes gradients of gradients
+    unit = False   # whether it searches with embeddings of length 1
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class Trainer(_Plan):
 
     def network(self):
         s = self.settings
-        return IdentityNet(s.backbone, self.classes, s.neck, s.last_stride, s.pool, s.dropout, s.weights)
+        return IdentityNet(s.backbone, self.classes, s.neck, s.last_stride, s.pool, s.dropout, s.weights, unit=self.unit)
 
     def companions(self, net):
         "Modules beside the model that a method keeps in its checkpoints (running estimates), by name."

@@ -465,7 +465,8 @@ def _tried(model):
     if not torch.isfinite(found).all():
         raise ValueError(f"{model.source}: gives numbers that are not finite for two pictures of noise; are mean and std right?")
     model.width = found.shape[1]
-    gradient = torch.autograd.grad(found.square().sum(), images, allow_unused=True)[0] if found.requires_grad else None
+    along = torch.linspace(-1, 1, found.numel(), device=found.device, dtype=found.dtype).view_as(found)  # not along itself: the length of unit vectors has no slope
+    gradient = torch.autograd.grad(found, images, along, allow_unused=True)[0] if found.requires_grad else None
     if gradient is None or not gradient.any():
         model.said.append("no gradient reaches the images: it can search, but not be attacked by gradients")
     return model

@@ -59,6 +59,7 @@ class IdentityNet(nn.Module):
         dropout=0.0,          # before the classifier (plain, fc512), 0..1
         weights=None,         # of the backbone: None, "imagenet", or a file
         mean=None, std=None,  # of the pixels; None: ImageNet's
+        unit=False,           # embeddings that search have length 1
     ):
         super().__init__()
         if neck not in NECKS:
@@ -66,8 +67,8 @@ class IdentityNet(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
-        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout} if self.backbone.config else None  # None: it cannot be stored
-        self.neck = neck
+        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout, **({"unit": True} if unit else {})} if self.backbone.config else None  # None: it cannot be stored
+        self.neck, self.unit = neck, unit
         self.pool, self.dropout = GlobalPool(pool), nn.Dropout(dropout)
         width = self.backbone.width
         self.width = 512 if neck == "fc512" else width
@@ -94,14 +95,17 @@ class IdentityNet(nn.Module):
 
     def forward(self, images):
         features, embedding = self._vectors(images)
-        return Trained(self.classifier(self.dropout(embedding)), features) if self.training else embedding.float()
+        return Trained(self.classifier(self.dropout(embedding)), features) if self.training else self._searching(embedding)
+
+    def _searching(self, embedding):
+        return F.normalize(embedding.float()) if self.unit else embedding.float()
 
     def embed(
         self,
         images,  # [N, 3, H, W] in [0, 1]
     ):
         "The embedding [N, D], float32; gradients reach the pixels."
-        return self._vectors(images)[1].float()
+        return self._searching(self._vectors(images)[1])
 
     def logits(
         self,
@@ -203,7 +207,7 @@ def load_identity(
 ):
     "The IdentityNet of a file, in eval mode."
     config, _, tensors = read_model(path)
-    unknown = set(config) - {"backbone", "num_classes", "neck", "last_stride", "pool", "dropout", "mean", "std"}
+    unknown = set(config) - {"backbone", "num_classes", "neck", "last_stride", "pool", "dropout", "mean", "std", "unit"}
     if unknown or "num_classes" not in config:
         raise ValueError(f"{path} holds no IdentityNet: its configuration has {', '.join(config)}")
     net = IdentityNet(**config)

@@ -39,7 +39,7 @@ from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
 from ...nets.weights import save_model, weights_hash
-from ...train.loop import Loop, gathered, processes
+from ...train.loop import Loop, by_the_first, gathered, processes
 from ...train.schedules import Steps
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #1262f420
@@ -385,7 +385,7 @@ class Decomposition(_Step):
 
     def fit(self):
         "Train or go on, write; returns Run(model, record)."
-        return finished(self, load=load_ddgan) or _fit(self)
+        return finished(self, load=load_ddgan) or by_the_first(lambda accelerator: _fit(self, accelerator), processes(self.settings.device, self.settings.processes))
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #50e74ff5
 class _Features:
@@ -397,11 +397,8 @@ class _Features:
     def __call__(self, images):
         return self.pool(self.backbone(images)).float()
 
-def _fit(stage):
+def _fit(stage, accelerator):
     s = stage.settings
-    accelerator = processes(s.device, s.processes)
-    if accelerator.num_processes > 1:
-        raise ValueError(f"the first stage of DI-REID runs in one process, not in {accelerator.num_processes}: train it alone first; a folder in which it is finished is taken over")
     baseline.same_training(stage)
     stage.identity = _Features(stage.teacher, accelerator.device)
     set_seed(s.seed)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATTACK', 'SETTLING', 'affinity', 'Attacker', 'misranking_loss', 'attention_map', 'attention_attack_loss', 'Seen',
-           'watch', 'still', 'Attacked', 'attacked_images', 'attack', 'Groups', 'AttackTraining', 'settle_attacker',
-           'finished_attacker', 'load_attacker', 'train_attacker', 'harm']
+           'watch', 'still', 'as_they_come', 'Attacked', 'attacked_images', 'attack', 'Groups', 'AttackTraining',
+           'settle_attacker', 'finished_attacker', 'load_attacker', 'train_attacker', 'harm']
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #db73e592
 import copy
@@ -32,7 +32,7 @@ from ...nets.blocks import IMAGENET_STD
 from ...nets.critics import Critic
 from ...nets.generators import StackedGCN
 from ...nets.weights import read_model, save_model, weights_hash
-from ...train.loop import Loop, processes
+from ...train.loop import Loop, by_the_first, processes
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #05448b7e
 def affinity(
@@ -41,6 +41,7 @@ def affinity(
     "Eq. 10: likeness of every two pictures of a batch, [N, N], 0..1."
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"affinity takes embeddings [N, D], got {list(embeddings.shape)}")
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     length = embeddings.norm(dim=1, keepdim=True)
     if not bool((length > 0).all() & torch.isfinite(length).all()):
         raise ValueError(f"affinity: embedding {int((~((length > 0) & torch.isfinite(length)))[:, 0].nonzero()[0])} is zero, NaN or infinite, it has no direction")
@@ -84,11 +85,11 @@ def misranking_loss(
     pid = torch.as_tensor(pid, device=attacked.device)
     if attacked.shape != original.shape or attacked.ndim != 2 or pid.shape != attacked.shape[:1]:
         raise ValueError(f"misranking_loss takes attacked [N, D], original [N, D], pid [N]; got {list(attacked.shape)}, {list(original.shape)}, {list(pid.shape)}")
-    if margin < 0:
+    if not margin >= 0:
         raise ValueError(f"the margin must be at least 0, got {margin}")
     same = pid[:, None] == pid[None]
-    if bool(same.all(1).any()):
-        raise ValueError(f"misranking_loss: the batch shows one person ({int(pid[0]) if len(pid) else 'nobody'}) only, there is nobody to be taken for: give at least two people")
+    if not len(pid) or bool(same.all()):
+        raise ValueError(f"misranking_loss: the batch shows {f'one person ({int(pid[0])}) only' if len(pid) else 'nobody'}, there is nobody to be taken for: give at least two people")
     squared = (attacked[:, None] - original[None]).square().sum(-1)
     distance = squared.clamp_min(1e-24 if squared.dtype == torch.float64 else 1e-12).sqrt()  # a gradient of zero, not NaN, at distance zero
     farthest, nearest = distance.masked_fill(same, -torch.inf).amax(1), distance.masked_fill(~same, torch.inf).amin(1)
@@ -116,7 +117,8 @@ def attention_attack_loss(
     total = 0
     for pair in zip(attacked, original):
         a, b = (F.normalize((m if m.ndim == 3 else attention_map(m)).flatten(1), dim=1) for m in pair)
-        distance = (a - b).square().sum(1).clamp_min(eps**2).sqrt()
+        squared = (a - b).square().sum(1)
+        distance = torch.where(squared > eps**2, squared.clamp_min(eps**2).sqrt(), squared.detach().sqrt())  # nearer than that the root's slope is rounding: none
         total = total + (1 / (distance + eps)).sum()
     return total
 
@@ -148,6 +150,16 @@ def still(
 ):
     "A copy that does not learn, laid out in memory in one way, so that a network and its file round alike."
     return copy.deepcopy(module).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def as_they_come(
+    teacher,  # a network; not changed
+):
+    "The teacher with embeddings as they come: one that searches with length 1 is attacked before they are cut to it."
+    if getattr(teacher, "unit", False):
+        teacher = copy.copy(teacher)
+        teacher.unit = False
+    return teacher
 
 
 class Attacked(NamedTuple):
@@ -216,7 +228,7 @@ class AttackTraining:
         self.folder = Path(folder) if folder is not None else None
         self.people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         self.marks = {"adjuster": weights_hash(adjuster), "teacher": weights_hash(teacher)}
-        self.adjuster, self.teacher = still(adjuster), frozen(still(teacher))
+        self.adjuster, self.teacher = still(adjuster), frozen(still(as_they_come(teacher)))
         self.game = AdversarialLoss(settings.gan_form)
 
     def about(self):
@@ -255,7 +267,7 @@ class AttackTraining:
 
     def fit(self):
         "Train, or go on, or read what is finished: -> Run(attacker, record)."
-        return finished_attacker(self) or _fit_attacker(self)
+        return finished_attacker(self) or by_the_first(lambda accelerator: _fit_attacker(self, accelerator), processes(self.settings.device, self.settings.processes))  # it is small
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #a154ff0d
 SETTLING = 40  # batches that the final statistics are taken from
@@ -284,13 +296,9 @@ def settle_attacker(
     torch.optim.swa_utils.update_bn(batches, _Settling(attacker, ask))
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #71db2b94
-def _fit_attacker(training):
-    s = training.settings
-    accelerator = processes(s.device, s.processes)
-    if accelerator.num_processes > 1:
-        raise ValueError("stage 2 is small and runs in one process: call train_attacker without torchrun into this folder first; what is finished there is read, and stages 1 and 3 may use several")
+def _fit_attacker(training, accelerator):
+    s, device = training.settings, accelerator.device
     same_training(training)
-    device = accelerator.device
     training.adjuster.to(device), training.teacher.to(device)
     batches = Groups(training.people, Pixels(training.people, s.size), s.p, s.k, s.attack_iterations, s.seed, device, training.transforms)
     set_seed(s.seed)
@@ -321,6 +329,8 @@ def load_attacker(
 ):
     "The Attacker of a file, in eval mode."
     config, _, tensors = read_model(path)
+    if set(config) != {"dim", "middle", "blocks"}:
+        raise ValueError(f"{path} holds no Attacker: its configuration has {', '.join(config)}")
     attacker = Attacker(**config)
     attacker.load_state_dict(tensors)
     return attacker.to(device or "cpu").eval()
@@ -334,7 +344,7 @@ def train_attacker(
     folder=None,    # where checkpoint, attacker.safetensors and record go; what is begun there is gone on with
     quiet=False,
 ):
-    "Stage 2 alone, on the pictures as they are (`train` changes them as the third stage meets them): -> Run(attacker, record)."
+    "Stage 2 alone, on the pictures as they are (`train` changes them as the third stage meets them), into a folder of its own: -> Run(attacker, record)."
     return AttackTraining(benchmark, settings or GAAGSettings(), adjuster, teacher, folder, quiet).fit()
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #2b8a9a42
@@ -349,7 +359,7 @@ def harm(
 ):
     """One row a picture: distances (of normalised embeddings) to its original and to the nearest other person, before, after the attack, after a random score, and after one score for all,
     the mean of the attacker's: what the attacker does better than that, it does by looking at the single picture."""
-    pid, low_high = torch.tensor(np.asarray(pid)), adjuster.bounds.tolist()
+    pid, low_high = torch.as_tensor(pid if torch.is_tensor(pid) else np.asarray(pid)).cpu(), adjuster.bounds.tolist()
     if len(set(pid.tolist())) < 2:
         raise ValueError("harm: the batch shows one person only, there is nobody to be taken for: give at least two people")
     made = attack(adjuster, attacker, teacher, images)

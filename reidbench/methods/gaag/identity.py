@@ -50,6 +50,7 @@ class RunningGaussian(nn.Module):
         labels,      # [N] classes, 0..classes-1
     ):
         "Update with a batch; returns the Gaussians of its classes, ascending, with gradients through the batch's own part."
+        labels = torch.as_tensor(labels, device=embeddings.device).long()
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim or labels.shape != embeddings.shape[:1] or not len(labels):
             raise ValueError(f"embeddings must be [N, {self.dim}] and labels [N], N at least 1; got {list(embeddings.shape)} and {list(labels.shape)}")
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
@@ -68,8 +69,8 @@ def _diagonal(self, e, seen, place):
     mu = (1 - share) * before + share * mean
     var = (1 - share) * spread + share * variance + share * (1 - share) * (mean - before).square()
     with torch.no_grad():
-        self.mean[seen], self.variance[seen] = mu.detach(), var.detach()
-        self.count[seen] += n[:, 0]
+        self.mean[seen], self.variance[seen] = mu.detach().to(self.mean), var.detach().to(self.variance)
+        self.count[seen] += n[:, 0].to(self.count)
     return Gaussians(mu, var, None)
 
 
@@ -82,7 +83,7 @@ def _full(self, e, seen, place):
         means.append(every.mean(0))
         factors.append(((every - every.mean(0)) / len(every) ** 0.5).T)  # X with covariance X X^T, [D, n]
         with torch.no_grad():
-            stay = every[:room].detach()
+            stay = every[:room].detach().to(self.kept)
             self.kept[c, :len(stay)] = stay
             self.count[c] += len(mine)
     return Gaussians(torch.stack(means), None, factors)
@@ -94,8 +95,10 @@ class Gaussians:
     def __init__(self, mean, variance=None, factors=None):
         if (variance is None) == (factors is None):
             raise ValueError("Gaussians have either variances [M, D] or factors, a list of [D, n]")
-        if variance is not None and not bool((variance >= 0).all()):
-            raise ValueError(f"a covariance must be positive: {int((~(variance >= 0)).sum())} variances are below zero or NaN")
+        if variance is not None and not bool((torch.isfinite(variance) & (variance >= 0)).all()):
+            raise ValueError(f"a covariance must be positive: {int((~(torch.isfinite(variance) & (variance >= 0))).sum())} variances are below zero, NaN or infinite")
+        if factors is not None and (len(factors) != len(mean) or not all(bool(torch.isfinite(x).all()) for x in factors)):
+            raise ValueError(f"factors must be one [D, n] of finite numbers for each of the {len(mean)} means; got {len(factors)}, {sum(not bool(torch.isfinite(x).all()) for x in factors)} of them not finite")
         if not torch.isfinite(mean).all():
             raise ValueError("means must be finite numbers")
         self.mean, self.variance, self.factors = mean, variance, factors
