@@ -104,7 +104,7 @@ def _entries(text):
 
     number = lambda word: int(word) if re.fullmatch(r"[+-]?\d+", word) else float(word)
     try:
-        return tuple(number(word.strip()) for word in re.sub(r"(?<=\d)x(?=\d)", ",", text).split(",") if word.strip())
+        return tuple(number(word.strip()) for word in re.sub(r"(?<=\d)\s*x\s*(?=\d)", ",", text).split(",") if word.strip())
     except ValueError:
         return None
 

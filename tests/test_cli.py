@@ -128,7 +128,7 @@ def test_tuples_of_words_and_of_numbers():
     read = lambda kind, name, text: setting(kind, name, text)[1]
     assert read(BaselineSettings, "trackers", "tensorboard") == ("tensorboard",) and read(BaselineSettings, "trackers", "tensorboardx, wandb") == ("tensorboardx", "wandb")
     assert read(MSFLSettings, "stages", "layer1,layer3") == ("layer1", "layer3") and read(BaselineSettings, "trackers", "max2x") == ("max2x",)
-    assert read(BaselineSettings, "size", "128x64") == read(BaselineSettings, "size", "128,64") == (128, 64) and read(BaselineSettings, "milestones", "") == ()
+    assert read(BaselineSettings, "size", "128x64") == read(BaselineSettings, "size", "128 x 64") == read(BaselineSettings, "size", "128,64") == (128, 64) and read(BaselineSettings, "milestones", "") == ()
     assert read(GAAGSettings, "strength", "1.5,4") == (1.5, 4) and read(GAAGSettings, "reread-range", "-1.5,1e0") == (-1.5, 1.0) and read(GAAGSettings, "low-cameras", "3,6") == (3, 6)
     for kind, name, text in ((BaselineSettings, "size", "big"), (BaselineSettings, "size", "128x"), (BaselineSettings, "milestones", "3,late"), (GAAGSettings, "low-cameras", "front")):
         with pytest.raises(ValueError, match=f"--{name}: '{text}' is not a tuple"):

@@ -26,6 +26,7 @@ from reidbench.methods.di_reid.training import ABLATIONS, Decomposition, DFENTra
 from reidbench.nets.blocks import IMAGENET_STD
 from reidbench.nets.weights import save_model, weights_hash
 from reidbench.studies.tables import FIELDS, table
+from reidbench.train import loop
 
 WIDTHS = dict(dim=8, encoder_width=4, channels=8, hidden=8, blocks=1, critic=2)
 QUICK = dict(widths=WIDTHS, size=(64, 32), iterations=4, part=2, pairs=2, p=4, k=2, epochs=1, identity_epochs=1, precision="no", device="cpu")
@@ -660,7 +661,8 @@ def test_a_shared_stage_is_for_one_at_a_time(colours, teacher, tmp_path):
 
 def test_of_several_processes_the_first_trains_the_first_stage(colours, teacher, monkeypatch, tmp_path):
     before = Decomposition(colours, quick(), teacher, tmp_path, True).fit().model
-    monkeypatch.setattr(training, "processes", lambda *a: SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu")))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(loop, "processes", lambda *a: SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cpu")))
     assert weights_hash(Decomposition(colours, quick(), teacher, None, True).fit().model) == weights_hash(before)
     assert weights_hash(Decomposition(colours, quick(), teacher, tmp_path, True).fit().model) == weights_hash(before)
 

@@ -20,7 +20,7 @@ from reidbench.data.batches import Batch, Pixels
 from reidbench.data.people import Benchmark
 from reidbench.data.quality import domains, psnr, sharpness
 from reidbench.losses.adversarial import AdversarialLoss
-from reidbench.methods import gaag
+from reidbench.methods import baseline, gaag
 from reidbench.methods.gaag import (Adjuster, Attacker, Gaussians, GAAGSettings, GAAGTrainer, Generation, RunningGaussian, adjust_features, affinity, attack, attention_attack_loss, attention_map,
                                     harm, misranking_loss, self_centre_loss, train, wasserstein_loss)
 from reidbench.methods.gaag import adjuster as adjusting
@@ -993,9 +993,19 @@ def test_what_a_later_stage_would_fail_with_is_said_before_the_first(colours, tm
     for row in ("full", "no-attack"):
         with pytest.raises(ValueError, match="few: batches of 4 people were asked for .* the training split has 2"):
             train(few, tiny(ablation=row), tmp_path, quiet=True)
-    with pytest.raises(ValueError, match="no layer 'layer9'"):
-        train(colours, tiny(attack_layers=("layer1", "layer9")), tmp_path, quiet=True)
+    for start in (None, IdentityNet("resnet18", 8)):
+        for wrong in ("layer9", "layer1.0.bn1"):  # a frozen teacher has no batch norm left
+            with pytest.raises(ValueError, match=f"no layer '{wrong}'"):
+                train(colours, tiny(attack_layers=("layer1", wrong)), tmp_path, quiet=True, start=start)
+        training._check_ahead(colours, tiny(attack_layers=("layer4", "backbone.stages.layer4", "backbone")), tmp_path, start)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_that_nobody_has_learnt_from_may_learn_longer(colours, tmp_path, adjuster):
+    s = tiny(schedule="steps", milestones=(1,), epochs=1)
+    baseline.train(colours, teacher_settings(s), tmp_path / "teacher", quiet=True)
+    run = train(colours, replace(s, epochs=2), tmp_path, quiet=True, adjuster=adjuster)
+    assert len(run.record.curves["loss"]) == len(Record.load(tmp_path / "teacher" / "record.json").curves["loss"]) == 2
 
 
 def test_other_epochs_would_need_another_teacher(colours, tmp_path, adjuster, monkeypatch):
@@ -1015,6 +1025,8 @@ def test_other_epochs_would_need_another_teacher(colours, tmp_path, adjuster, mo
 
 def test_small_keeps_what_is_asked_for():
     assert gaag.small(GAAGSettings(strength=(2, 3))).strength == (2.0, 3.0) and gaag.small().strength == (1.0, 4.0) and gaag.small(GAAGSettings(ablation="rand-ds")).strength == (2.0, 4.0)
+    again = gaag.small()
+    assert gaag.small(again, degradation="illumination").strength == (1.0, 3.5) and gaag.small(again, ablation="rand-ds").strength == (2.0, 4.0) and gaag.small(again, ablation="naive").strength == (1.0, 4.0)
 
 
 PAIR = """

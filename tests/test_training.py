@@ -239,6 +239,46 @@ def _pair_equals_one(colours, tmp_path, python, device):
         assert np.allclose(two[0][name], one[name], rtol=0, atol=1e-4), (name, two[0][name], one[name])
 
 
+FIRST = """
+import json, sys, time
+from pathlib import Path
+import torch
+from reidbench.core.record import Record
+from reidbench.methods.baseline import Run
+from reidbench.train.loop import agreed, by_the_first
+
+folder, said, calls = Path(sys.argv[1]), [], []
+
+def learn(accelerator):
+    calls.append((accelerator.num_processes, accelerator.process_index))
+    accelerator.wait_for_everyone()
+    time.sleep(1)
+    return Run(torch.nn.Linear(1, 1), Record("x"))
+
+def fails(accelerator):
+    raise FloatingPointError("not finite")
+
+found = by_the_first(lambda: None, learn, "cpu", 2)
+kept = by_the_first(lambda: Run(found.model, Record("kept")), fails, "cpu", 2)
+try:
+    by_the_first(lambda: None, fails, "cpu", 2)
+except Exception as error:
+    said.append(f"{type(error).__name__}: {error}")
+rank = torch.distributed.get_rank()
+said.append(agreed(f"from {rank}"))  # still in step
+(folder / f"{rank}.json").write_text(json.dumps([calls, found.model.weight.item(), kept.record.name, said]))
+"""
+
+
+def test_what_the_first_process_learns_or_fails_with_all_know(tmp_path, python):
+    (tmp_path / "first.py").write_text(FIRST)
+    found = python(tmp_path / "first.py", tmp_path, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), env={"OMP_NUM_THREADS": "1"})
+    assert found.returncode == 0, found.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one[0] == [[1, 0]] and two[0] == [] and one[1] == two[1] and one[2] == two[2] == "kept"
+    assert one[3] == ["FloatingPointError: not finite", "from 0"] and two[3] == ["RuntimeError: the first process failed: FloatingPointError: not finite", "from 0"]
+
+
 def test_launcher_that_starts_one_is_noticed(colours):
     with pytest.raises(ValueError, match="2 processes were asked for, but 1 run"):
         train(colours, replace(TINY, processes=2), quiet=True)

@@ -176,14 +176,25 @@ class _Alone:
 
 
 def by_the_first(
-    learn,        # function: accelerate handle -> what it learnt
-    accelerator,  # what `processes` returned
+    look,           # function: () -> the Run of what is trained already, or None
+    learn,          # function: accelerate handle -> Run
+    device=None, expected=None,  # as in `processes`
 ):
-    "What `learn` returns, in all processes; with several of them the first one learns alone, as if there were no other."
-    if accelerator.num_processes == 1:
-        return learn(accelerator)
-    agreed()  # by now all have seen that it is not learnt yet
-    return agreed(learn(_Alone(accelerator)) if accelerator.process_index == 0 else None)
+    "The Run that `look` finds or `learn` makes, in all processes; of several the first one looks and learns alone, as if there were no other."
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return look() or learn(processes(device, expected))
+    accelerator, found, failed = processes(device, expected), None, None
+    if accelerator.process_index == 0:
+        try:
+            found = look() or learn(_Alone(accelerator))
+            found.model.cpu()
+        except Exception as error:  # whatever it is, the others wait to hear of it
+            failed = error
+    found, said = agreed((found, failed and f"{type(failed).__name__}: {failed}"))
+    if said:
+        raise failed or RuntimeError(f"the first process failed: {said}")
+    found.model.to(accelerator.device)
+    return found
 
 
 def gathered(tensor):

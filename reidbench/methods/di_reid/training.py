@@ -39,7 +39,7 @@ from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
 from ...nets.weights import save_model, weights_hash
-from ...train.loop import Loop, by_the_first, gathered, processes
+from ...train.loop import Loop, by_the_first, gathered
 from ...train.schedules import Steps
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #1262f420
@@ -385,7 +385,7 @@ class Decomposition(_Step):
 
     def fit(self):
         "Train or go on, write; returns Run(model, record)."
-        return finished(self, load=load_ddgan) or by_the_first(lambda accelerator: _fit(self, accelerator), processes(self.settings.device, self.settings.processes))
+        return by_the_first(lambda: finished(self, load=load_ddgan), lambda accelerator: _fit(self, accelerator), self.settings.device, self.settings.processes)
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #50e74ff5
 class _Features:

@@ -32,7 +32,7 @@ from ...nets.blocks import IMAGENET_STD
 from ...nets.critics import Critic
 from ...nets.generators import StackedGCN
 from ...nets.weights import read_model, save_model, weights_hash
-from ...train.loop import Loop, by_the_first, processes
+from ...train.loop import Loop, by_the_first
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #05448b7e
 def affinity(
@@ -267,7 +267,7 @@ class AttackTraining:
 
     def fit(self):
         "Train, or go on, or read what is finished: -> Run(attacker, record)."
-        return finished_attacker(self) or by_the_first(lambda accelerator: _fit_attacker(self, accelerator), processes(self.settings.device, self.settings.processes))  # it is small
+        return by_the_first(lambda: finished_attacker(self), lambda accelerator: _fit_attacker(self, accelerator), self.settings.device, self.settings.processes)  # it is small
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #a154ff0d
 SETTLING = 40  # batches that the final statistics are taken from

@@ -24,8 +24,8 @@ from ..baseline import BaselineSettings, Trainer, finished, stage_folder
 from .adjuster import ATTACKING, DEGRADATIONS, SHIPPED, UNTOUCHED, AdjusterTraining, GAAGSettings, appraise, load_adjuster, spoil, train_adjuster
 from .attacker import AttackTraining, affinity, as_they_come, still, watch
 from .identity import IdentityTerms
-from ...nets.backbones import build, frozen
-from ...nets.identity import load_identity
+from ...nets.backbones import frozen
+from ...nets.identity import IdentityNet, load_identity
 from ...nets.weights import save_model, weights_hash
 from ...train.loop import gathered
 
@@ -214,15 +214,15 @@ def _check_ahead(benchmark, settings, folder, teacher):
         raise ValueError(f"{benchmark.name}: batches of {s.p} people were asked for (p), the training split has {people}")
     if s.ablation not in ATTACKING:
         return
-    if teacher is None:
-        with torch.device("meta"):  # its layers' names, without its weights
-            known = build(s.backbone)
+    with torch.device("meta"):  # its layers' names, without its weights
+        known = frozen(IdentityNet(s.backbone) if teacher is None else as_they_come(teacher))
     for layer in s.attack_layers:
-        find_layer(known if teacher is None else teacher, layer)
-    places = [] if teacher is not None or folder is None else [p for p in (Path(folder) / "teacher", Path(folder)) if (p / "training.json").is_file()]
-    before = [json.loads((p / "training.json").read_text())["settings"].get("epochs") for p in places if p == Path(folder) or (p / "record.json").is_file()]
-    if set(before) - {None, s.epochs}:
-        raise ValueError(f"{folder} was begun with {before[0]} epochs, and its teacher learnt as long; {s.epochs} would need another teacher: give another folder{'' if s.schedule == 'cosine' else ', or that teacher as `start`, its file'}")
+        find_layer(known, layer)
+    stages = [Path(folder) / part for part in ("teacher", "attacker", "")] if teacher is None and folder is not None else []
+    epochs = [json.loads((p / "training.json").read_text())["settings"].get("epochs", s.epochs) for p in stages if (p / "training.json").is_file()]
+    other = [n for n in epochs if n != s.epochs]
+    if other and len(epochs) > 1:  # somebody has learnt from the teacher
+        raise ValueError(f"{folder} was begun with {other[0]} epochs, and its teacher learnt as long; {s.epochs} would need another teacher: give another folder{'' if s.schedule == 'cosine' else ', or that teacher as `start`, its file'}")
 
 
 def _teacher(benchmark, settings, folder, shared, quiet):
@@ -242,7 +242,8 @@ def small(
     settings = settings or GAAGSettings()
     kind, ablation = (changes.get(k, getattr(settings, k)) for k in ("degradation", "ablation"))
     weakest = DEGRADATIONS[kind][0] if ablation == "rand-ds" else UNTOUCHED[kind]  # the adjuster shall know the whole way; Rand-DS stays as it is
-    cut = dict(**SLIDER, strength=settings.strength or (weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4, generated=2,
+    kept = settings.strength if (kind, ablation == "rand-ds") == (settings.degradation, settings.ablation == "rand-ds") else None
+    cut = dict(**SLIDER, strength=kept or (weakest, DEGRADATIONS[kind][1]), attack_iterations=400, critic_scales=2, critic_width=16, p=8, k=4, generated=2,
                epochs=12,             # each real picture has up to three generated ones beside it: sixteen took too long for a seed of Table 1
                unit_embeddings=True)  # from scratch embeddings are long, and Eq. 17 to 19 grow with the square of their length
     return baseline.small(settings, **{**cut, **changes})
