@@ -359,7 +359,7 @@ def harm(
 ):
     """One row a picture: distances (of normalised embeddings) to its original and to the nearest other person, before, after the attack, after a random score, and after one score for all,
     the mean of the attacker's: what the attacker does better than that, it does by looking at the single picture."""
-    pid, low_high = torch.as_tensor(pid if torch.is_tensor(pid) else np.asarray(pid)).cpu(), adjuster.bounds.tolist()
+    pid, low_high = (pid if torch.is_tensor(pid) else torch.tensor(np.asarray(pid))).cpu(), adjuster.bounds.tolist()
     if len(set(pid.tolist())) < 2:
         raise ValueError("harm: the batch shows one person only, there is nobody to be taken for: give at least two people")
     made = attack(adjuster, attacker, teacher, images)
