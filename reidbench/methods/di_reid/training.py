@@ -39,7 +39,7 @@ from ...nets.backbones import frozen
 from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
 from ...nets.weights import save_model, weights_hash
-from ...train.loop import Loop, by_the_first, gathered
+from ...train.loop import Loop, by_the_first, gathered, processes
 from ...train.schedules import Steps
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #1262f420
