@@ -140,6 +140,7 @@ def test_the_worst_direction_has_length_one_and_reaches_the_dual_norm():
 @pytest.mark.parametrize("row", list(FIELDS["msfl"]["pyramid"]))
 @pytest.mark.parametrize("last_stride", [1, 2])
 def test_every_row_of_tables_1_and_2_is_a_network(row, last_stride, tmp_path):
+    torch.manual_seed(0)
     choice = FIELDS["msfl"]["pyramid"][row]
     net = PyramidNet("resnet18", 5, **choice, width=32, middle=8, embedding=16, last_stride=last_stride).eval()
     x = torch.rand(2, 3, 128, 64)
@@ -148,7 +149,7 @@ def test_every_row_of_tables_1_and_2_is_a_network(row, last_stride, tmp_path):
     save_model(tmp_path / "net.safetensors", net)
     again = msfl.load(tmp_path / "net.safetensors")
     assert torch.equal(again(x), net(x))
-    assert torch.allclose(frozen(net)(x), net(x), rtol=1e-4, atol=1e-5)
+    assert (frozen(net)(x) - net(x)).abs().max() <= 1e-5 * net(x).abs().max()
     raw = not choice["lateral"] and not choice["top_down"]
     assert net.reduce[0].in_features == (sum(net.backbone.widths[s] for s in net.levels) if raw else 32 * len(net.levels))
     assert sum(len(b) for b in net.refine.values()) == (6 if choice["fusion"] else 0)
