@@ -19,7 +19,6 @@ from reidbench.data.augment import Flip
 from reidbench.data.batches import Batch, Pixels
 from reidbench.data.people import Benchmark
 from reidbench.data.quality import domains, psnr, sharpness
-from reidbench.losses.adversarial import AdversarialLoss
 from reidbench.methods import baseline, gaag
 from reidbench.methods.gaag import (Adjuster, Attacker, Gaussians, GAAGSettings, GAAGTrainer, Generation, RunningGaussian, adjust_features, affinity, attack, attention_attack_loss, attention_map,
                                     harm, misranking_loss, self_centre_loss, train, wasserstein_loss)

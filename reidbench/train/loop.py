@@ -156,7 +156,7 @@ def processes(
                          f"`torchrun --nproc_per_node {expected} ...` (accelerate launch --cpu starts one)")
     return accelerator
 
-
+# %% ../../nbs/train/30_loop.ipynb #b7f0a1c3
 class _Alone:
     "The accelerate handle as the first process sees it while the others wait: one of one."
 
@@ -196,7 +196,7 @@ def by_the_first(
     found.model.to(accelerator.device)
     return found
 
-
+# %% ../../nbs/train/30_loop.ipynb #b7f0a1c4
 def gathered(tensor):
     "A tensor [N, ...] of this process with those of all others [world * N, ...]; gradients flow back to each."
     if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):

@@ -214,8 +214,11 @@ def _check_ahead(benchmark, settings, folder, teacher):
         raise ValueError(f"{benchmark.name}: batches of {s.p} people were asked for (p), the training split has {people}")
     if s.ablation not in ATTACKING:
         return
-    with torch.device("meta"):  # its layers' names, without its weights
-        known = frozen(IdentityNet(s.backbone) if teacher is None else as_they_come(teacher))
+    if teacher is None:
+        with torch.device("meta"):  # its layers' names, without its weights
+            known = frozen(IdentityNet(s.backbone))
+    else:
+        known = frozen(teacher)
     for layer in s.attack_layers:
         find_layer(known, layer)
     stages = [Path(folder) / part for part in ("teacher", "attacker", "")] if teacher is None and folder is not None else []
