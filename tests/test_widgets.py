@@ -1,5 +1,6 @@
 "What the widgets promise before anybody looks at one."
 import importlib
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,32 @@ def test_a_run_that_could_not_be_read_is_told_again(tmp_path, monkeypatch):
     run.answer({"act": "resume", "id": 1})
     run.look()
     assert run.state == "error" and "was not started here" in run.status
+
+
+def test_what_a_look_failed_with_is_said_before_the_next_look(tmp_path, monkeypatch):
+    "The thread's failure may not overwrite what a later look found."
+    import threading
+
+    from reidbench.train.watch import Diary
+    from reidbench.widgets import TrainingRun
+
+    Diary(tmp_path / "run").add("begin", title="in a terminal", epochs=9, steps=10, epoch=3, step=0, curves={})
+    run = TrainingRun(tmp_path)
+    stands, failing, fail, read = (run.state, run.status), threading.Event(), run.fail, run._read
+
+    def slowly(error):
+        failing.set()
+        time.sleep(0.3)
+        fail(error)
+
+    def fails():
+        raise OSError("the disk is away")
+
+    monkeypatch.setattr(run, "fail", slowly)
+    monkeypatch.setattr(run, "_read", lambda: fails() if threading.current_thread().name == "other" else read())
+    other = threading.Thread(target=run.look, name="other")
+    other.start()
+    assert failing.wait(10)
+    run.look()
+    other.join()
+    assert (run.state, run.status) == stands

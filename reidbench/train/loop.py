@@ -7,6 +7,7 @@ __all__ = ['WAIT', 'HOW', 'Progress', 'NonFiniteLoss', 'Interrupted', 'ctrl_c', 
            'LoopSettings', 'Loop']
 
 # %% ../../nbs/train/30_loop.ipynb #60ea1c31
+import atexit
 import os
 import signal
 import sys
@@ -118,10 +119,23 @@ def _patient():
     world = dist.group.WORLD
     if _patient.made is None or _patient.made[0] is not world:
         _patient.made = world, dist.new_group(backend="gloo", timeout=WAIT)
+        atexit.register(_leave)
     return _patient.made[1]
 
 
 _patient.made = None
+
+
+def _leave():
+    "End gloo's threads before Python ends: one that lets go of a tensor while the interpreter is being taken down aborts a process whose work is done."
+    import torch.distributed as dist
+
+    if _patient.made is None or _patient.made[0] is not dist.group.WORLD:
+        return  # whoever made the groups has ended them
+    dist.destroy_process_group(_patient.made[1])
+    _patient.made = None  # a group's threads end with its last reference
+    if dist.get_backend() == "gloo":  # NCCL's own group is torch's to end: it may hang on what a failed process never sent
+        dist.destroy_process_group()
 
 
 def agreed(value=None):

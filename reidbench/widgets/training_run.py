@@ -143,10 +143,14 @@ def _without_places(line, *folders):
 class Reading(Told):
     "The part that looks at the diaries, twice a second while something happens."
 
-    @guard(model=False)
     def look(self):
         "Read what is new; say where the run stands if that is new: what a button came to stays until then."
-        with self._looking, self.hold_sync():
+        with self._looking:  # what a look failed with is said within it too, or the thread's could come after a later look's word
+            self._look()
+
+    @guard(model=False)
+    def _look(self):
+        with self.hold_sync():
             before, self._standing = self._standing, None  # what could not be read is said again as soon as it can
             standing = self._read()
             if (self.run, *standing[:2]) != before:
