@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import torch
 from test_studies import QUICK, differ, sets, study, unbroken, what_counts  # noqa: F401 (QUICK: the scripts' own)
 
 SCRIPT = """
@@ -64,6 +65,34 @@ def test_two_processes_train_one_cell(sets, tmp_path, root):
     assert done.stderr.count("; running ") == 2  # the first process alone reports
     assert done.stdout.split() == [f"{7 * 24 * 3600}.0"] * 2  # while the first searches, the others wait as long as it takes, not gloo's half an hour or NCCL's ten minutes
     assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
+
+
+LEARNS = """
+import torch
+from reidbench.attacks.generative import DMR
+from reidbench.data import benchmarks
+from reidbench.nets.identity import IdentityNet
+from reidbench.train.loop import agreed, processes
+
+torch.manual_seed(0)
+net = IdentityNet("resnet18", 8, neck="plain", last_stride=1).eval()
+learn = lambda: DMR(epochs=1, p=4, k=2, width=4, blocks=1, critic_width=4).fit(net, benchmarks.load("tiny", root={sets!r}), (64, 32), {folder!r}, quiet=True, device="cpu", alone={alone})
+if not {alone} or processes("cpu", 2).is_main_process:
+    learn()
+agreed()
+"""
+
+
+def test_the_first_process_learns_a_generator_alone(sets, tmp_path, root):
+    "While the others wait; the same one as without them."
+    from reidbench.nets.weights import read_model
+
+    for name, launcher in (("lone", []), ("first", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])):
+        (tmp_path / f"{name}.py").write_text(LEARNS.format(sets=str(sets), folder=str(tmp_path / name), alone=bool(launcher)))
+        done = subprocess.run([sys.executable, *launcher, str(tmp_path / f"{name}.py")], env={**environment(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, first = (read_model(tmp_path / name / "generator.safetensors")[2] for name in ("lone", "first"))
+    assert one.keys() == first.keys() and all(torch.equal(one[k], first[k]) for k in one)
 
 
 def test_a_cluster_of_two_nodes_and_a_killed_worker(unbroken, sets, tmp_path, monkeypatch):

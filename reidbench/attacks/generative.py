@@ -151,6 +151,7 @@ class _Learning:
         folder=None,    # where the checkpoint and generator.safetensors go; what is begun there is gone on with
         quiet=False,
         device=None,
+        alone=False,    # only this one of several processes learns it; the others wait
     ):
         "Train the generator; returns the attack itself."
         if size[0] % 4 or size[1] % 4:
@@ -159,7 +160,7 @@ class _Learning:
             return self.load(Path(folder) / "generator.safetensors")
         people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         settings = LoopSettings(epochs=self.epochs, seed=self.seed, precision="bf16" if self.precision == "bf16" else "no", device=device)
-        accelerator = processes(device)
+        accelerator = processes(device, alone=alone)
         set_seed(self.seed)
         nets = {"generator": NoiseGenerator(self.width, self.blocks), "critic": PairCritic(self.critic_width)}
         self.generator, victim = nets["generator"], frozen(model).to(accelerator.device)

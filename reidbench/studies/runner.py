@@ -313,11 +313,9 @@ def _aimed(run, job, net, place, root):
         return Once(attack), source
     folder = place / f"{key or job.key}" / slug(run.attack.name)
     attack.epochs = min(attack.epochs, Record.load(place / key / "record.json").settings["epochs"] if key else settings.epochs)  # as many as the model that it learns against: whom it is used on later has no say
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (folder / "generator.safetensors").is_file():
-        raise ValueError(f"the generator of {run.attack.name} learns in one process, while the first of several makes the searches: make this cell once without torchrun")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "generator.lock"):  # rows and runs share it
-        return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device)), None
+        return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device, alone=True)), None  # the first of several processes makes all searches
 
 # %% ../../nbs/studies/30_runner.ipynb #fcb8f939
 @lru_cache(maxsize=None)

@@ -152,14 +152,15 @@ def agreed(value=None):
 def processes(
     device=None,    # torch device or its name; None: the best there is
     expected=None,  # number of processes that must be there; None: any
+    alone=False,    # only this one of several works now; the others wait for it
 ):
     "The accelerate handle of this run: device, rank, number of processes."
-    device, alone = None if device is None else pick_device(device), int(os.environ.get("WORLD_SIZE", 1)) == 1
+    device, single = None if device is None else pick_device(device), int(os.environ.get("WORLD_SIZE", 1)) == 1
     if device is not None and device.index is not None and device.type == "cuda":
-        if not alone:
+        if not single:
             raise ValueError(f"device {str(device)!r} is one device, but {os.environ['WORLD_SIZE']} processes run, each on its own: say 'cuda'")
         torch.cuda.set_device(device)
-    AcceleratorState._reset_state(reset_partial_state=alone)  # one process may train on the CPU, then on a GPU
+    AcceleratorState._reset_state(reset_partial_state=single)  # one process may train on the CPU, then on a GPU
     accelerator = Accelerator(cpu=device is not None and device.type == "cpu")
     if accelerator.num_processes > 1:
         _patient()  # now, where all are there
@@ -168,7 +169,7 @@ def processes(
     if expected is not None and accelerator.num_processes != expected:
         raise ValueError(f"{expected} processes were asked for, but {accelerator.num_processes} run; start them with "
                          f"`torchrun --nproc_per_node {expected} ...` (accelerate launch --cpu starts one)")
-    return accelerator
+    return _Alone(accelerator) if alone else accelerator
 
 # %% ../../nbs/train/30_loop.ipynb #b7f0a1c3
 class _Alone:
