@@ -285,6 +285,47 @@ def test_what_the_first_process_learns_or_fails_with_all_know(tmp_path, python):
     assert one[3] == ["FloatingPointError: not finite", "from 0"] and two[3] == ["RuntimeError: the first process failed: FloatingPointError: not finite", "from 0"]
 
 
+STAGE = """
+import os, sys
+from pathlib import Path
+from test_training import stage_of
+from reidbench.methods.baseline import stage_folder
+
+folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+(folder / f"{rank}-here").write_text("")
+stage = stage_of(folder)
+with stage_folder(stage, None, folder, "stage"):
+    (folder / f"{rank}-found").write_text(str((stage.folder / "done").is_file()))
+"""
+
+
+def stage_of(folder):
+    "What a stage is to its folder."
+    from types import SimpleNamespace
+
+    return SimpleNamespace(settings=TINY, about=lambda: {"settings": {"epochs": 3}}, folder=folder)
+
+
+def test_processes_enter_a_shared_stage_behind_the_first(tmp_path, root):
+    "While another run is at work in it, none of them looks: they would see a stage that is not done, and wait for a training that never comes."
+    from reidbench.methods.baseline import stage_folder
+
+    (tmp_path / "enter.py").write_text(STAGE)
+    stage, there = stage_of(tmp_path), lambda what: len(list(tmp_path.glob(f"*-{what}")))
+    with stage_folder(stage, None, tmp_path, "stage"):
+        both = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "enter.py"), str(tmp_path)],
+                                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.path.dirname(__file__)])}, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + 120
+        while there("here") < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(2)
+        assert there("here") == 2 and there("found") == 0
+        (stage.folder / "done").write_text("")
+    said = both.communicate(timeout=120)[1]
+    assert both.returncode == 0, said[-3000:]
+    assert [(tmp_path / f"{rank}-found").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
 def test_launcher_that_starts_one_is_noticed(colours):
     with pytest.raises(ValueError, match="2 processes were asked for, but 1 run"):
         train(colours, replace(TINY, processes=2), quiet=True)

@@ -305,7 +305,10 @@ def stage_folder(
     about["settings"] = {k: v for k, v in about["settings"].items() if k not in HOW}
     stage.folder = Path(shared) / f"{name}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]}"
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(stage.folder / "stage.lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext():  # the others wait for the first process anyway
+    with FileLock(stage.folder / "stage.lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext():
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            processes(stage.settings.device, stage.settings.processes)
+        agreed()  # nobody looks at the folder before the first process has it
         yield
 
 # %% ../../nbs/methods/10_baseline.ipynb #d1fd8c0d
