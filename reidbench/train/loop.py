@@ -148,7 +148,7 @@ def agreed(value=None):
     dist.broadcast_object_list(said, group=_patient())
     return said[0]
 
-
+# %% ../../nbs/train/30_loop.ipynb #5b096fc0
 def processes(
     device=None,    # torch device or its name; None: the best there is
     expected=None,  # number of processes that must be there; None: any
