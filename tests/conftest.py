@@ -36,9 +36,37 @@ def python():
 
     def run(code, *arguments, launcher=(), **options):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-        head = [sys.executable, *launcher] if launcher else [sys.executable]
-        body = [code, *map(str, arguments)] if launcher or str(code).endswith(".py") else ["-c", code, *map(str, arguments)]
-        return subprocess.run([*head, *body], capture_output=True, text=True, env=environment, timeout=300, **options)
+        body = [code] if str(code).endswith(".py") else ["-c", code]
+        return subprocess.run([sys.executable, *launcher, *body, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300, **options)
+
+    return run
+
+
+LEFT = """
+import atexit, os
+from pathlib import Path
+
+@atexit.register
+def left():  # the first that is registered is the last that runs
+    if "RANK" in os.environ:
+        threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+        Path(__file__).with_name(os.environ["RANK"]).write_text(" ".join(t for t in threads if "gloo" in t))
+"""
+
+
+@pytest.fixture(scope="session")
+def processes(python, tmp_path_factory):
+    "Run a script alone or in several processes under torchrun: (number, script, *arguments) -> CompletedProcess. None may fail, nor end with threads of gloo's: those may abort it."
+
+    def run(number, script, *arguments):
+        folder = tmp_path_factory.mktemp("left")
+        (folder / "sitecustomize.py").write_text(LEFT)
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)) if number > 1 else ()
+        done = python(script, *arguments, launcher=launcher, env={"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])})
+        assert done.returncode == 0, done.stderr[-3000:]
+        if number > 1:
+            assert [(folder / str(rank)).read_text() for rank in range(number)] == [""] * number, "gloo's threads at the end of Python"
+        return done
 
     return run
 

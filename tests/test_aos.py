@@ -442,11 +442,10 @@ rank = torch.distributed.get_rank()
 """
 
 
-def test_two_processes_share_the_mining(four, tmp_path, python):
+def test_two_processes_share_the_mining(four, tmp_path, processes):
     (tmp_path / "handed.pickle").write_bytes(pickle.dumps((four, replace(TINY, epochs=2, precision="no"))))
     (tmp_path / "pair.py").write_text(PAIR)
-    found = python(tmp_path / "pair.py", tmp_path, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), env={"OMP_NUM_THREADS": "1"})
-    assert found.returncode == 0, found.stderr[-3000:]
+    processes(2, tmp_path / "pair.py", tmp_path)
     maps = {(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)}
     alone = mine(load_identity(tmp_path / "run" / "baseline" / "model.safetensors"), four.train, TINY.size, stride=18, quiet=True, precision="fp32")
     assert maps == {alone.digest()} and [p.name for p in (tmp_path / "run" / "mining").iterdir()] == ["maps.safetensors"]

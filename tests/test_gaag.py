@@ -1050,15 +1050,14 @@ made = made(batch[rank * 8 // world:(rank + 1) * 8 // world], keyed(0))
 """
 
 
-def test_two_processes_attack_as_one(colours, tmp_path, adjuster, teacher, python):
+def test_two_processes_attack_as_one(colours, tmp_path, adjuster, teacher, processes):
     "Stage 2 is the first process' alone; in stage 3 the attacker sees the whole batch, whoever has which part of it."
     (tmp_path / "handed.pickle").write_bytes(pickle.dumps((colours, {**TINY, "epochs": 1})))
     (tmp_path / "pair.py").write_text(PAIR)
     save_model(tmp_path / "adjuster.safetensors", adjuster)
     save_model(tmp_path / "teacher.safetensors", teacher)
-    for world, launcher in ((1, ()), (2, ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))):
-        found = python(tmp_path / "pair.py", tmp_path, world, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
-        assert found.returncode == 0, found.stderr[-3000:]
+    for world in (1, 2):
+        processes(world, tmp_path / "pair.py", tmp_path, world)
     one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     learnt = [attacking.load_attacker(tmp_path / name / "attacker" / "attacker.safetensors") for name in ("1", "2")]
     assert weights_hash(learnt[0]) == weights_hash(learnt[1]) and two[0][0] == two[1][0]

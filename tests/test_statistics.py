@@ -7,8 +7,6 @@ from torch import nn
 
 from reidbench.train.statistics import SyncBatchNorm, moments, synchronised
 
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-
 LAYER = """
 import sys
 from pathlib import Path
@@ -36,15 +34,16 @@ second = torch.autograd.grad(penalty, [x_mine, layer.weight, layer.bias])
 with torch.no_grad():
     after = layer.eval()(x[mine])
 torch.save({"rows": [out.detach(), after, first[0], second[0], g.detach()], "sums": [*first[1:], *second[1:], loss.detach(), penalty.detach()], "state": list(layer.state_dict().values())}, folder / f"{len(parts)}-{rank}.pt")
+if len(parts) > 1:
+    torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.parametrize("parts", ["4,4", "5,3"], ids=["halves", "uneven shares"])
-def test_two_processes_are_one_layer(tmp_path, python, parts):
+def test_two_processes_are_one_layer(tmp_path, processes, parts):
     (tmp_path / "layer.py").write_text(LAYER)
-    for shares, launcher in (("8", ()), (parts, LAUNCHER)):
-        ran = python(tmp_path / "layer.py", tmp_path, shares, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
-        assert ran.returncode == 0, ran.stderr[-3000:]
+    for world, shares in ((1, "8"), (2, parts)):
+        processes(world, tmp_path / "layer.py", tmp_path, shares)
     one, a, b = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     for whole, left, right in zip(one["rows"], a["rows"], b["rows"]):
         assert torch.allclose(torch.cat([left, right]), whole, rtol=1e-9, atol=1e-9)
@@ -109,14 +108,13 @@ for name, changes in ways.items():
 
 
 @pytest.fixture(scope="module")
-def steps(colours, python, tmp_path_factory):
+def steps(colours, processes, tmp_path_factory):
     "The first step of each way of training, by one process and by two: name -> (one, first of two, second of two)."
     folder = tmp_path_factory.mktemp("steps")
     (folder / "handed.pickle").write_bytes(pickle.dumps(colours))
     (folder / "step.py").write_text(STEP)
-    for world, launcher in ((1, ()), (2, LAUNCHER)):
-        ran = python(folder / "step.py", folder, world, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
-        assert ran.returncode == 0, ran.stderr[-3000:]
+    for world in (1, 2):
+        processes(world, folder / "step.py", folder, world)
     return lambda name: [torch.load(folder / f"{name}-{n}.pt") for n in ("1-0", "2-0", "2-1")]
 
 

@@ -54,14 +54,13 @@ def test_two_runs_share_the_work(unbroken, sets, tmp_path, root):
     assert not differ(folder, unbroken)
 
 
-def test_two_processes_train_one_cell(sets, tmp_path, root):
+def test_two_processes_train_one_cell(sets, tmp_path, processes):
     "torchrun with gloo: both train, one searches and writes."
     folder = tmp_path / "study"
-    python, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
+    _, file = script(tmp_path, sets, folder, more="seeds=1, changes={**QUICK, 'processes': 2}")
     with open(file, "a") as more:
         more.write("import sys, torch\nfrom reidbench.train.loop import _patient\nsys.stdout.write(f\"{_patient()._get_backend(torch.device('cpu')).options._timeout.total_seconds()}\\n\")\n")
-    done = subprocess.run([python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", file], env=environment(root), capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = processes(2, file)
     assert done.stderr.count("; running ") == 2  # the first process alone reports
     assert done.stdout.split() == [f"{7 * 24 * 3600}.0"] * 2  # while the first searches, the others wait as long as it takes, not gloo's half an hour or NCCL's ten minutes
     assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
@@ -83,14 +82,13 @@ agreed()
 """
 
 
-def test_the_first_process_learns_a_generator_alone(sets, tmp_path, root):
+def test_the_first_process_learns_a_generator_alone(sets, tmp_path, processes):
     "While the others wait; the same one as without them."
     from reidbench.nets.weights import read_model
 
-    for name, launcher in (("lone", []), ("first", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])):
-        (tmp_path / f"{name}.py").write_text(LEARNS.format(sets=str(sets), folder=str(tmp_path / name), alone=bool(launcher)))
-        done = subprocess.run([sys.executable, *launcher, str(tmp_path / f"{name}.py")], env={**environment(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
+    for world, name in ((1, "lone"), (2, "first")):
+        (tmp_path / f"{name}.py").write_text(LEARNS.format(sets=str(sets), folder=str(tmp_path / name), alone=world > 1))
+        processes(world, tmp_path / f"{name}.py")
     one, first = (read_model(tmp_path / name / "generator.safetensors")[2] for name in ("lone", "first"))
     assert one.keys() == first.keys() and all(torch.equal(one[k], first[k]) for k in one)
 

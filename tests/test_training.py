@@ -213,26 +213,25 @@ rank = torch.distributed.get_rank() if world > 1 else 0
 """
 
 
-def test_two_processes_train_as_one(colours, tmp_path, python):
+def test_two_processes_train_as_one(colours, tmp_path, processes):
     "gloo on the CPU, batch statistics of the whole batch, the triplet mined over it: the same losses."
-    _pair_equals_one(colours, tmp_path, python, "cpu")
+    _pair_equals_one(colours, tmp_path, processes, "cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_two_processes_share_their_batch_statistics(colours, tmp_path, python):
+def test_two_processes_share_their_batch_statistics(colours, tmp_path, processes):
     "On CUDA by torch's own synchronised batch norm: the same losses again."
-    _pair_equals_one(colours, tmp_path, python, "cuda")
+    _pair_equals_one(colours, tmp_path, processes, "cuda")
 
 
-def _pair_equals_one(colours, tmp_path, python, device):
+def _pair_equals_one(colours, tmp_path, processes, device):
     import pickle
 
     (tmp_path / "handed.pickle").write_bytes(pickle.dumps(colours))
     (tmp_path / "pair.py").write_text(PAIR)
-    for world, launcher in ((1, ()), (2, ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))):
-        found = python(tmp_path / "pair.py", tmp_path, world, device, launcher=launcher, env={"OMP_NUM_THREADS": "1"})
-        assert found.returncode == 0, found.stderr[-3000:]
+    for world in (1, 2):
+        processes(world, tmp_path / "pair.py", tmp_path, world, device)
     one, *two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert two[0] == two[1] and one["loss"][-1] < 0.9 * one["loss"][0]
     for name in ("loss", "identity", "triplet"):
@@ -240,7 +239,7 @@ def _pair_equals_one(colours, tmp_path, python, device):
 
 
 FIRST = """
-import atexit, json, sys, time
+import json, sys, time
 from pathlib import Path
 import torch
 from reidbench.core.record import Record
@@ -248,11 +247,6 @@ from reidbench.methods.baseline import Run
 from reidbench.train.loop import agreed, by_the_first
 
 folder, said, calls = Path(sys.argv[1]), [], []
-
-@atexit.register
-def left():  # last of all: threads of gloo's that still run now may abort the process
-    threads = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
-    (folder / f"{rank}-left.json").write_text(json.dumps([t for t in threads if "gloo" in t]))
 
 def learn(accelerator):
     calls.append((accelerator.num_processes, accelerator.process_index))
@@ -275,12 +269,10 @@ said.append(agreed(f"from {rank}"))  # still in step
 """
 
 
-def test_what_the_first_process_learns_or_fails_with_all_know(tmp_path, python):
+def test_what_the_first_process_learns_or_fails_with_all_know(tmp_path, processes):
     (tmp_path / "first.py").write_text(FIRST)
-    found = python(tmp_path / "first.py", tmp_path, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), env={"OMP_NUM_THREADS": "1"})
-    assert found.returncode == 0, found.stderr[-3000:]
+    processes(2, tmp_path / "first.py", tmp_path)
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert [json.loads((tmp_path / f"{rank}-left.json").read_text()) for rank in (0, 1)] == [[], []]
     assert one[0] == [[1, 0]] and two[0] == [] and one[1] == two[1] and one[2] == two[2] == "kept"
     assert one[3] == ["FloatingPointError: not finite", "from 0"] and two[3] == ["RuntimeError: the first process failed: FloatingPointError: not finite", "from 0"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 # %% ../../nbs/train/30_loop.ipynb #8f95f4a7
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers, get_available_trackers
@@ -29,8 +30,12 @@ from tqdm import tqdm
 
 from ..core.base import keep_memory, pick_device
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
-from .statistics import kinds_of, ordinary, synchronised
+from .statistics import kinds_of, ordinary, synchronised, world
 from .watch import Diary
+
+# %% ../../nbs/train/30_loop.ipynb #8f95f4a8
+if dist.is_available():
+    import torch.distributed.nn.functional  # before there is a group: the defaults of its functions would hold that, and its threads, to the end of Python
 
 # %% ../../nbs/train/30_loop.ipynb #522e7c8f
 class Progress:
@@ -114,11 +119,9 @@ WAIT = timedelta(days=7)  # for the first process, which searches and writes alo
 
 def _patient():
     "The group of all processes in which they wait for the first one; in the training's own group torch's minutes hold, so that one that fails is noticed."
-    import torch.distributed as dist
-
-    world = dist.group.WORLD
-    if _patient.made is None or _patient.made[0] is not world:
-        _patient.made = world, dist.new_group(backend="gloo", timeout=WAIT)
+    everyone = dist.group.WORLD
+    if _patient.made is None or _patient.made[0] is not everyone:
+        _patient.made = everyone, dist.new_group(backend="gloo", timeout=WAIT)
         atexit.register(_leave)
     return _patient.made[1]
 
@@ -128,21 +131,19 @@ _patient.made = None
 
 def _leave():
     "End gloo's threads before Python ends: one that lets go of a tensor while the interpreter is being taken down aborts a process whose work is done."
-    import torch.distributed as dist
-
-    if _patient.made is None or _patient.made[0] is not dist.group.WORLD:
-        return  # whoever made the groups has ended them
-    dist.destroy_process_group(_patient.made[1])
-    _patient.made = None  # a group's threads end with its last reference
+    if _patient.made is None:
+        return
+    (everyone, waiting), _patient.made = _patient.made, None
+    if everyone is not dist.group.WORLD:
+        return  # whoever made the groups has ended them, and the threads of this one end with its last reference
+    dist.destroy_process_group(waiting)
     if dist.get_backend() == "gloo":  # NCCL's own group is torch's to end: it may hang on what a failed process never sent
         dist.destroy_process_group()
 
 
 def agreed(value=None):
     "What the first process says, in all processes, whenever it comes to say it."
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world() == 1:
         return value
     said = [value]
     dist.broadcast_object_list(said, group=_patient())
@@ -214,15 +215,13 @@ def by_the_first(
 # %% ../../nbs/train/30_loop.ipynb #b7f0a1c4
 def gathered(tensor):
     "A tensor [N, ...] of this process with those of all others [world * N, ...]; gradients flow back to each."
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+    if world() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_gather
-
     if not tensor.requires_grad:
-        parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, tensor.contiguous())
+        parts = [torch.empty_like(tensor) for _ in range(world())]
+        dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
-    return torch.cat(all_gather(tensor.contiguous()))
+    return torch.cat(dist.nn.functional.all_gather(tensor.contiguous()))
 
 # %% ../../nbs/train/30_loop.ipynb #e2a38a8a
 HOW = ("device", "processes", "save_every", "trackers", "evaluate_every")  # settings that say where and how to run: they do not change what comes out
@@ -332,7 +331,7 @@ class _Counting:
         if self.world == 1:
             return values
         both = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(both)
+        dist.all_reduce(both)
         return (both / self.world).tolist()
 
 # %% ../../nbs/train/30_loop.ipynb #c59afc8a
