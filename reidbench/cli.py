@@ -365,16 +365,10 @@ def study(
     made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet)
     lines = made.states()
     typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
-    if not state and _writes():
+    if results is not None:
         typer.echo("\n" + results.text() + f"\n\nrecords: {made.folder / 'records'}")
     if not state and ((lines["state"] == "failed").any() or (lines["state"] == "cannot run").all()):
         raise typer.Exit(1)
-
-
-def _writes():
-    import os
-
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _tables():
@@ -397,7 +391,7 @@ def _there(option, name, root):
 
 def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
     from reidbench.studies.compare import Results, matrix
-    from reidbench.studies.runner import Study
+    from reidbench.studies.runner import Study, first
     from reidbench.studies.tables import nearest, tables
 
     if table not in (known := [*tables(), "matrix"]):
@@ -409,13 +403,13 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     for option, data in (("on", on), ("other", other)):
         _there(option, data, root)
     chosen = matrix(on or "street") if table == "matrix" else table
-    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None)
+    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None, build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
         plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra))  # in their order: the folder of the records is named by it
     if not state:
         plan.run(engine, quiet)
-    return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget)
+    return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget) if first() and not state else None
 
 # %% ../nbs/cli/10_cli.ipynb #14e2c0bc
 def _workbench(notebook, as_app, port, browser):

@@ -170,3 +170,10 @@ def test_study_takes_root_too(tmp_path, option):
     (tmp_path / "here").mkdir()
     says = refused("study", "aos/table1", "--on", "tiny", option, tmp_path / "here")
     assert "no folder of that name in" in says and str(tmp_path / "here") in says
+
+
+def test_the_state_of_a_study_renders_nothing(tmp_path):
+    "Not even the second town of the sample set."
+    done = say("study", "jad/table2", "--on", "street", "--budget", "small", "--state", "--root", tmp_path / "data", "--folder", tmp_path / "study")
+    assert done.exit_code == 0 and "Street, second town" in done.output and "waiting" in done.output
+    assert not list(tmp_path.rglob("*.jpg")) and not (tmp_path / "data").exists()

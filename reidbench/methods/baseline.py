@@ -9,7 +9,6 @@ __all__ = ['BaselineSettings', 'identification', 'small', 'Run', 'Trainer', 'sea
 # %% ../../nbs/methods/10_baseline.ipynb #9bedc9d2
 import hashlib
 import json
-import os
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -33,7 +32,7 @@ from ..nets.backbones import frozen
 from ..nets.identity import IdentityNet, load_identity, retrieve
 from ..nets.weights import read_model, save_model, shipped, weights_hash
 from ..train.checkpoints import find_checkpoint
-from ..train.loop import HOW, Loop, LoopSettings, agreed, gathered, processes
+from ..train.loop import HOW, Loop, LoopSettings, agreed, gathered, launched, processes
 from ..train.schedules import Cosine, Steps
 
 # %% ../../nbs/methods/10_baseline.ipynb #449d80d6
@@ -305,8 +304,8 @@ def stage_folder(
     about["settings"] = {k: v for k, v in about["settings"].items() if k not in HOW}
     stage.folder = Path(shared) / f"{name}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]}"
     stage.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(stage.folder / "stage.lock") if int(os.environ.get("RANK", 0)) == 0 else nullcontext():
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    with FileLock(stage.folder / "stage.lock") if launched()[0] == 0 else nullcontext():
+        if launched()[1] > 1:
             processes(stage.settings.device, stage.settings.processes)
         agreed()  # nobody looks at the folder before the first process has it
         yield

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
-from ..train.loop import HOW, agreed
+from ..train.loop import HOW, agreed, launched, processes
 from .tables import METHODS, TOOLS, Run, Table, digest, find, make_settings, nearest, slug
 from .tables import table as table_by_name
 
@@ -225,7 +225,7 @@ def _note(file, **details):
 
 def first():
     "Whether this is the process that writes."
-    return int(os.environ.get("RANK", 0)) == 0
+    return launched()[0] == 0
 
 # %% ../../nbs/studies/30_runner.ipynb #820f5b09
 def found(
@@ -360,7 +360,7 @@ def reader(root, build=True):
     "A function DataSet -> fingerprint; each set is read once. None where a set is not there to be looked at."
     @lru_cache(maxsize=None)
     def look(data):
-        if not build and data.name == "street" and not (Path(root) / "street").is_dir():
+        if not (build or data.drawn(root)):
             return None
         try:
             return data.load(root).fingerprint()
@@ -451,7 +451,7 @@ class Study:
         folder="outputs/studies",  # where trainings and records go; shared by all studies, and by all machines
         changes=(),                # (setting, value) pairs for every training
         rows=None,                 # names of rows: only these
-        build=True,                # render `street` where it is asked for and missing
+        build=True,                # render a sample set that is asked for and missing
     ):
         self.table = table if isinstance(table, Table) else table_by_name(table)
         self.root, self.on, self.folder = Path(root).resolve(), on, Path(folder).resolve()
@@ -517,7 +517,7 @@ def check_changes(runs, changes):
 
 
 def _why_missing(data, root, build):
-    if not build and data.name == "street" and not (root / "street").is_dir():
+    if not (build or data.drawn(root)):
         return ""  # will be rendered when it is needed
     try:
         data.load(root)
@@ -640,9 +640,7 @@ def _ready(study, job):
 # %% ../../nbs/studies/30_runner.ipynb #192b4d39
 def here(study, quiet=False):
     "Jobs one after the other in this process (or in all processes of a torchrun together)."
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from reidbench.train.loop import processes
-
+    if launched()[1] > 1:
         processes(study.jobs[0].settings.device if study.jobs else None)
     report, waiting, over = Report(study, quiet), list(study.jobs), set()
     for said in sorted({study.reason(r, s) for r in study.runs for s in study.seeds} - {""}):

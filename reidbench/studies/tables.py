@@ -51,14 +51,20 @@ class DataSet:
         "The set as a training meets it: who asks is no part of it, so that tables which ask differently share their models."
         return self if self.low_camera is None else replace(self, title=PLAIN_SETS.get(self.name, self).title, protocol="market", low_camera=None)
 
+    def _above(self, root):
+        "The folder that holds its folder: another sample set than the usual one lives beside that."
+        return Path(root) / ("street-" + "-".join(f"{k}{v}" for k, v in self.options)) if self.name == "street" and self.options else Path(root)
+
+    def drawn(self, root="data"):
+        "Whether nothing has to be rendered before it can be read."
+        return self.name != "street" or (self._above(root) / "street").is_dir()
+
     def load(self, root="data"):
         "The benchmark from the folder above the published sets."
         from reidbench.data.benchmarks import load
         from reidbench.data.degrade import mlr
 
-        if self.name == "street" and self.options:  # another town than the usual one lives beside it
-            root = Path(root) / ("street-" + "-".join(f"{k}{v}" for k, v in self.options))
-        benchmark = load(self.name, root, **dict(self.options))
+        benchmark = load(self.name, self._above(root), **dict(self.options))
         if self.mlr_camera is not None:
             return mlr(benchmark, self.mlr_camera)
         return benchmark if self.low_camera is None else ask_from(benchmark, self.low_camera)
