@@ -174,7 +174,9 @@ class Results:
         gains = self.gains()
         if not len(gains):
             return self.so_far()
-        gains["claim"], gains["points"] = gains["row"] + " over " + gains["over"], [f"{r.gain:+.1f} ({r.low:+.1f} to {r.high:+.1f})" + (f", {r.seeds} seed{'s' if r.seeds > 1 else ''}" if r.seeds < 3 else "") for r in gains.itertuples()]
+        points = lambda v: f"{round(v, 9) + 0.0:+.1f}"  # a minus that rounding left before nothing goes, that of an interval across zero stays
+        gains["claim"] = gains["row"] + " over " + gains["over"]
+        gains["points"] = [f"{points(r.gain)} ({points(r.low)} to {points(r.high)})" + (f", {r.seeds} seed{'s' if r.seeds > 1 else ''}" if r.seeds < 3 else "") for r in gains.itertuples()]
         return gains.pivot(index="claim", columns=["group", "metric"], values="points").reindex(gains["claim"].unique()).rename_axis(None)
 
     def so_far(self):
