@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from ..core.base import check_images, keyed, pick_device
+from ..core.base import autocast, check_images, keyed, pick_device
 from ..core.show import figure
 from ..data.batches import Pixels
 from ..data.people import unanswerable
@@ -58,7 +58,7 @@ def aimed(
 
 
 def _half(call, images):
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device, torch.bfloat16):
         return call(images)
 
 # %% ../../nbs/attacks/10_base.ipynb #095e1a85

@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tqdm import tqdm
 
-from ..core.base import check_images
+from ..core.base import autocast, check_images
 from ..core.show import Picture, image_grid, stack, to_image
 from ..metrics.ranking import Embeddings, draw_query, evaluate
 from ..nets.backbones import Backbone
@@ -246,7 +246,7 @@ class Plain:
 
     def clean(self, images):
         "The outputs for images that nothing covers."
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with autocast(self.device, torch.bfloat16 if self.half else None):
             return self.call(images.to(self.device))
 
     def __call__(self, images, corners, side, fill):

@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse
 
+from ..core.base import sound
 from .blocks import IBN, Normalize
 from .weights import read_weights
 
@@ -44,11 +45,9 @@ class Backbone(nn.Module):
 
     def forward(self, images):
         x = self.normalize(images)
-        for stage in self.stages.values():
-            x = stage(x)
-        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[-1] == 1:
-            raise ValueError(f"images {images.shape[-1]} pixels wide leave a map one pixel wide, for which torch's bfloat16 convolutions on the CPU give wrong "
-                             "numbers: take float32, wider images, or last_stride=1")
+        with sound(x):
+            for stage in self.stages.values():
+                x = stage(x)
         return x
 
     def outputs(
@@ -61,12 +60,13 @@ class Backbone(nn.Module):
         if missing:
             raise ValueError(f"{self.name} has no stage {', '.join(map(repr, missing))}; it has {', '.join(self.stages)}")
         x, found = self.normalize(images), {}
-        for name, stage in self.stages.items():
-            if len(found) == len(set(names)):
-                break
-            x = stage(x)
-            if name in names:
-                found[name] = x
+        with sound(x):
+            for name, stage in self.stages.items():
+                if len(found) == len(set(names)):
+                    break
+                x = stage(x)
+                if name in names:
+                    found[name] = x
         return found
 
 # %% ../../nbs/nets/30_backbones.ipynb #66f7d847

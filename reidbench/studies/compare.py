@@ -271,7 +271,8 @@ def _place(line, most):
     there = lambda v: v is not None and v == v
     told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", *([f"ours less the paper's: {line.difference:+.1f}"] if there(line.difference) else []), *([line.notes] if line.notes else [])]
     said = html.escape("; ".join(told), quote=True)
-    ours = f"<b>{line.ours:.1f}</b>" + (f" ± {line.sd:.1f}" if there(line.sd) else "") + (f" ({line.seeds})" if line.seeds < most else "") if there(line.ours) else "–"
+    digits = 2 if line.metric in ("params", "flops") else 1
+    ours = f"<b>{line.ours:.{digits}f}</b>" + (f" ± {line.sd:.1f}" if there(line.sd) and digits == 1 else "") + (f" ({line.seeds})" if line.seeds < most else "") if there(line.ours) else "–"
     paper = (f"{line.paper:g}" + (" †" if line.doubt else "") + (f" ({line.difference:+.1f})" if there(line.difference) and not line.different else "")) if there(line.paper) else "–"
     return f"<td style='text-align:center' title='{said}'>{ours}{' *' if line.notes else ''}<br><small style='opacity:.65'>{paper}</small></td>"
 

@@ -803,7 +803,8 @@ add("msfl/table1", "Which parts of the pyramid help?", on_sets("Rank-1 mAP", MAR
     (e) stages 1 to 4, with lateral       | 91.5 79.8
     (f) (e) with MSFF                     | 92.3 81.9
     """, claims=[("(e) stages 1 to 4, with lateral", "(a) ResNet50"), ("(f) (e) with MSFF", "(a) ResNet50"), ("(f) (e) with MSFF", "(e) stages 1 to 4, with lateral"),
-                 ("(a) ResNet50", "(c) stages 1 to 4 fused directly")], notes=[_SAY])
+                 ("(a) ResNet50", "(c) stages 1 to 4 fused directly"), ("(e) stages 1 to 4, with lateral", "(c) stages 1 to 4 fused directly"),
+                 ("(e) stages 1 to 4, with lateral", "(d) stages 1 to 4, without lateral")], notes=[_SAY])
 
 # %% ../../nbs/studies/10_tables.ipynb #b9539009
 add("msfl/table2", "What does the pyramid cost, beside last stride 1?",

@@ -28,7 +28,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
-from ..core.base import keep_memory, pick_device
+from ..core.base import autocast, keep_memory, pick_device
 from .checkpoints import find_checkpoint, load_checkpoint, random_state, save_checkpoint, set_random_state
 from .statistics import kinds_of, ordinary, synchronised, world
 from .watch import Diary
@@ -273,7 +273,7 @@ class _Updating:
     def autocast(self):
         "The step's precision."
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with autocast(self.device, dtype):
             yield
 
     def update(

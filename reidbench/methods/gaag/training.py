@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...core.base import keyed
+from ...core.base import autocast, keyed
 from ...data import benchmarks
 from ...explain.activation import find_layer
 from .. import baseline
@@ -85,7 +85,7 @@ class Generation:
                 mine = len(images) * (torch.distributed.get_rank() if len(hit) > len(images) else 0)
                 scores = torch.cat([scores, hit[mine:mine + len(images), None]], 1)
         times = scores.shape[1]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        with autocast(images.device, dtype):
             f_c = self.adjuster.content(images)
             made = self.adjuster.render(f_c.repeat_interleave(times, 0), f_d.repeat_interleave(times, 0), scores.flatten())
         return made.float().clamp(0, 1).unflatten(0, (len(images), times))
