@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import Timeout
 from PIL import Image
+from safetensors.torch import save
 from scipy.stats import t as student
 
 from reidbench.core.record import Record, write_whole
@@ -188,7 +190,7 @@ def instant(monkeypatch):
             trainings.append((name, settings.kind))
             if settings.kind == "bad":
                 raise RuntimeError("it diverged")
-            write_whole(Path(folder) / "model.safetensors", "")
+            write_whole(Path(folder) / "model.safetensors", save({}))
             Record(name, settings=runner.what(settings), data={"fingerprint": benchmark.fingerprint()}, weights=f"{name} {settings.kind} {len(trainings)}").save(Path(folder) / "record.json")
 
         module.train = train if name == "first" else lambda benchmark, settings, folder, quiet, start: train(benchmark, settings, folder, quiet, start=start)
@@ -338,6 +340,43 @@ def test_a_failed_seed_is_kept_shown_and_tried_again(sets, tmp_path, monkeypatch
     assert line["seeds"] == 1 and "failed: seed 1 (RuntimeError" in line["notes"]
     monkeypatch.undo()
     assert made.run(quiet=True).states()["state"].tolist() == ["done", "done"]
+
+
+def test_a_failure_never_takes_figures_away(instant, sets, tmp_path, capsys):
+    "It is told all the same, until the cell comes out well."
+    made = pair(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="first")).run(quiet=True)
+    file = runner.record_file(tmp_path, made.budget, made.runs[0], 0)
+    good = replace(Record.load(file), settings={**Record.load(file).settings, "kind": "another"}, created="2020-01-01T00:00:00Z")  # stale: it is made again
+    good.save(file)
+    shutil.rmtree(tmp_path / "trainings")
+    sys.modules["first"].train, train = lambda *rest, **more: (_ for _ in ()).throw(RuntimeError("the disk has gone")), sys.modules["first"].train
+    made.run()
+    assert "FAILED, RuntimeError: the disk has gone" in capsys.readouterr().err and Record.load(file) == good
+    assert made.states()[["state", "why"]].values.tolist() == [["failed", "RuntimeError: the disk has gone"]]
+    assert [f.parent.name for f in (tmp_path / "records").rglob("*.json") if f != file] == ["failures"]
+    assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]  # as they were
+    sys.modules["first"].train = train
+    assert made.run(quiet=True).states()["state"].tolist() == ["done"] and list((tmp_path / "records").rglob("*.json")) == [file]
+
+
+@pytest.mark.parametrize("file,content", [("record.json", '{"name": "t", "sett'), ("model.safetensors", "x" * 50), ("model.safetensors", save({"w": torch.zeros(9)})[:-1])], ids=["record", "model", "model cut short"])
+def test_a_damaged_training_is_trained_again(instant, sets, tmp_path, file, content):
+    made = pair(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="first")).run(quiet=True)
+    write_whole(tmp_path / "trainings" / made.jobs[0].key / file, content)
+    assert made.states()["state"].tolist() == ["done"]  # the figures stand
+    runner.record_file(tmp_path, made.budget, made.runs[0], 0).unlink()
+    assert made.run(quiet=True).states()["state"].tolist() == ["done"], made.states()["why"].tolist()
+    assert len(instant) == 2 and runner.finished(tmp_path / "trainings" / made.jobs[0].key)
+
+
+@pytest.mark.parametrize("file", ["training.json", "record.json", "model.safetensors"])
+def test_a_damaged_stage_is_not_taken_for_finished(tmp_path, file):
+    from reidbench.methods.baseline import finished
+
+    trainer = types.SimpleNamespace(folder=tmp_path, about=lambda: {"settings": {}})
+    for name, content in (("training.json", '{"settings": {}}'), ("record.json", '{"name": "t"}'), ("model.safetensors", save({})), (file, "{")):
+        write_whole(tmp_path / name, content)
+    assert finished(trainer) is None
 
 
 @dataclass

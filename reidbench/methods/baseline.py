@@ -277,14 +277,20 @@ def finished(
     files = [trainer.folder / f for f in ("training.json", "record.json", name)] if trainer.folder is not None else []
     if not files or not all(f.is_file() for f in files):
         return None
-    about, record = trainer.about(), Record.load(files[1])
+    try:
+        record, former = Record.load(files[1]), json.loads(files[0].read_text())
+    except ValueError:
+        return None  # damaged: `fit` goes on from the checkpoint, or begins anew
+    about = trainer.about()
     if record.failure:
         return None  # trained, but not searched: `fit` does that again
     what = lambda settings: {k: v for k, v in settings.items() if k not in HOW}  # where and how it ran makes no other training
-    former = json.loads(files[0].read_text())
     if {**former, "settings": what(former["settings"])} != {**about, "settings": what(about["settings"])} or what(record.settings) != what(about["settings"]):
         return None  # another training, or one that was begun anew: `fit` goes on or says what differs
-    model = load(files[2], device)
+    try:
+        model = load(files[2], device)
+    except ValueError:
+        return None  # damaged
     return Run(model, record) if weights_hash(model) == record.weights else None
 
 # %% ../../nbs/methods/10_baseline.ipynb #ed5135d1

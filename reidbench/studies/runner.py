@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FREE', 'SMALLER', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'lacking', 'plan', 'record_name', 'record_file',
-           'model_of', 'finished', 'trained', 'first', 'found', 'Once', 'searched', 'source', 'cost', 'reader',
-           'agrees', 'done', 'work_off', 'Study', 'check_changes', 'asked', 'lock', 'locked', 'Report', 'here',
-           'ray_cluster', 'draw_plan']
+           'beside', 'readable', 'keep', 'model_of', 'finished', 'trained', 'first', 'found', 'Once', 'searched',
+           'source', 'cost', 'reader', 'agrees', 'done', 'work_off', 'Study', 'check_changes', 'asked', 'lock',
+           'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import hashlib
@@ -26,6 +26,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 from .. import __version__
 from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
@@ -164,6 +165,33 @@ def record_file(
     return Path(folder) / "records" / budget.label / record_name(run, seed)
 
 
+def beside(
+    file,  # of a cell's record
+):
+    "Where a failure is written as long as figures stand in the cell's record; who reads records does not look there."
+    return Path(file).parent / "failures" / Path(file).name
+
+
+def readable(file):
+    "A record that can be read, or None."
+    try:
+        return Record.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def keep(
+    record,  # Record of a cell
+    file,    # where it belongs
+):
+    "Write a cell's record: a success takes a failure away, a failure never takes figures away."
+    former = readable(file)
+    if record.failure and former is not None and not former.failure:
+        return record.save(beside(file))
+    beside(file).unlink(missing_ok=True)  # first: who looks in between finds a cell to be made, not one that failed
+    return record.save(file)
+
+
 def model_of(
     folder,       # of a finished training
     method,       # a key of METHODS
@@ -177,8 +205,13 @@ def model_of(
 
 
 def finished(folder):
-    "Whether a training was brought to its end: the record is written last."
-    return (Path(folder) / "record.json").is_file() and (Path(folder) / "model.safetensors").is_file()
+    "Whether a training was brought to its end, and nothing was damaged since: its record can be read, its model opened. The record is written last."
+    try:
+        Record.load(Path(folder) / "record.json")
+        with safe_open(Path(folder) / "model.safetensors", "np"):  # the header, and that the file is as long as that says
+            return True
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 # %% ../../nbs/studies/30_runner.ipynb #c9700c78
 def trained(
@@ -385,11 +418,10 @@ def done(
 ):
     "The cell's record, if it stands and is of this very work; a failed one, a broken one, and one of other settings, other pictures, or another model than the folder's training made, are made again."
     training = Path(folder) / "trainings" / job.key
-    try:
-        record = Record.load(record_file(folder, job.budget, run, job.seed))
-        weights = _weights(training) if finished(training) else None
-    except (FileNotFoundError, ValueError):  # what cannot be read is made again
+    record = readable(record_file(folder, job.budget, run, job.seed))
+    if record is None:  # what cannot be read is made again
         return None
+    weights = _weights(training) if finished(training) else None
     same = record.details.get("work") == run.work and agrees(record, job.settings) and weights in (None, record.weights)
     for key, data in (("fingerprint", run.test.at(job.seed)), ("train_fingerprint", job.train_set)):
         same = same and record.data.get(key) in (None, look(data) or record.data.get(key))
@@ -416,7 +448,7 @@ def work_off(
             write_whole(place / "failure.txt", f"{type(error).__name__}: {error}")
     kept, left = {}, undone()  # asked again: with a model that had to be trained anew, all is searched anew
     for run in sorted(left, key=_aim) if first() else ():
-        _try(run, job, place, training, root, kept).save(record_file(folder, job.budget, run, job.seed))
+        keep(_try(run, job, place, training, root, kept), record_file(folder, job.budget, run, job.seed))
         saved()
     agreed()
 
@@ -469,6 +501,14 @@ class Study:
         "The record of one cell, or None."
         file = record_file(self.folder, self.budget, run, seed)
         return Record.load(file) if file.is_file() else None
+
+    def failure(self, run, seed):
+        "Why the last try at a cell failed, or ''; where its record has figures, these are of a try before."
+        file = record_file(self.folder, self.budget, run, seed)
+        record, failed = readable(file), readable(beside(file))
+        if failed is not None and (record is None or failed.created >= record.created):
+            return failed.failure
+        return record.failure or "" if record is not None else ""
 
     def missing(self, data):
         "Why a set cannot be read, or ''."
@@ -538,17 +578,17 @@ def _state(study, run, seed):
     job = next((j for j in study.jobs if j.seed == seed and any(r.work == run.work for r in j.searches)), None)
     line = {"row": run.row, "set": run.test.title, "search": asked(run), "seed": seed, "state": "waiting", "why": "", "job": job.key if job else "", "seconds": float("nan")}
     try:
-        record = study.record(run, seed)
+        study.record(run, seed)
     except ValueError as error:
-        record, line["why"] = None, f"{error}; it is made again"
+        line["why"] = f"{error}; it is made again"
     if job is not None and (good := done(study.folder, run, job, study.look)) is not None:
         return {**line, "state": "done", "why": "", "seconds": good.seconds}
     if reason := study.reason(run, seed):
         return {**line, "state": "cannot run", "why": reason}
     if locked(study.folder, job.key):
         return {**line, "state": "running"}
-    if record is not None and record.failure:
-        return {**line, "state": "failed", "why": record.failure}
+    if failure := study.failure(run, seed):
+        return {**line, "state": "failed", "why": failure}
     return line
 
 
@@ -596,9 +636,9 @@ class Report:
         for job, run in [(job, run) for job in self.jobs for run in job.searches]:
             cell, written = (job.key, run.work), self._written(job, run)
             if written not in (None, self.seen[cell]):
-                record = self.study.record(run, job.seed)
-                self.seen[cell], self.good[cell] = written, not record.failure
-                told = f"FAILED, {record.failure}" if record.failure else ", ".join(f"{k} {100 * record.metrics[k]:.1f}" for k in ("Rank-1", "mAP"))
+                failure = self.study.failure(run, job.seed)
+                self.seen[cell], self.good[cell] = written, not failure
+                told = f"FAILED, {failure}" if failure else ", ".join(f"{k} {100 * v:.1f}" for k, v in self.study.record(run, job.seed).metrics.items() if k in ("Rank-1", "mAP"))
                 self.say(f"    {run.row}, {run.test.title}, {asked(run)}, seed {job.seed}: {told} ({len(self.good)} of {len(self.seen)})")
         self._over({job.key for job in self.jobs if self._ended(job)})
 
@@ -617,9 +657,9 @@ class Report:
             self.over, self.last = self.over | new, time.time()
 
     def _written(self, job, run):
-        "When a cell's record was written, or None."
+        "When a cell's record, or a failure beside it, was written, or None."
         file = record_file(self.study.folder, job.budget, run, job.seed)
-        return file.stat().st_mtime_ns if file.is_file() else None
+        return max((f.stat().st_mtime_ns for f in (file, beside(file)) if f.is_file()), default=None)
 
     def say(self, text):
         if not self.quiet:
@@ -747,7 +787,7 @@ def _brought(study, ray, ref, job):
         for run in _ready(study, job).searches:
             if done(study.folder, run, job, study.look) is None:  # what it had finished stands
                 failed = _record(run, job, what(job.settings), {}, surroundings=surroundings(), failure=f"{type(error).__name__}: {str(error)[:400]}")
-                failed.save(record_file(study.folder, study.budget, run, job.seed))
+                keep(failed, record_file(study.folder, study.budget, run, job.seed))
 
 
 ENGINES = {"local": here, "ray": ray_cluster}
