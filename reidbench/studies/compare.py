@@ -23,7 +23,7 @@ from ..core.record import Record
 from ..core.show import OKABE_ITO, figure
 from ..data.degrade import SEVERITIES
 from .runner import Budget, agrees, check_changes
-from .tables import FGSM, FNA, LTA, M_IFGSM, ODFA, SMA, STREET, Cell, DataSet, Figure, Run, Table, elsewhere
+from .tables import FGSM, FNA, LTA, M_IFGSM, ODFA, SMA, STREET, Cell, Figure, Run, Table, called, elsewhere
 from .tables import table as table_by_name
 
 # %% ../../nbs/studies/40_compare.ipynb #2edb4a12
@@ -150,7 +150,7 @@ class Results:
     ):
         self.table = table if isinstance(table, Table) else table_by_name(table)
         self.budget = budget if isinstance(budget, Budget) else Budget(budget)
-        self.on, self.other, self.cells = on, other, self.table.cells_for(on, other)
+        self.on, self.other, self.cells = called(on), called(other), self.table.cells_for(on, other)
         check_changes([run for cell in self.cells for run in cell.runs], self.budget.changes)
         self.all = folder if isinstance(folder, dict) else read(folder, self.budget)
 
@@ -286,7 +286,7 @@ def matrix(
     severity=3,   # of the degradations
 ):
     "All methods against all troubles, as a Table that the runner takes."
-    data = elsewhere(STREET, on) if not isinstance(on, DataSet) else on
+    data = elsewhere(STREET, on)
     conditions = [("as it is", {}), *((kind.replace("_", " "), {"degrade": (kind, severity)}) for kind in SEVERITIES), *((tool.name, {"attack": tool}) for tool in ATTACKS)]
     cells = []
     for row, (name, line) in ROWS.items():

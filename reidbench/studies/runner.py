@@ -32,7 +32,7 @@ from .. import __version__
 from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
 from ..train.loop import HOW, agreed, launched, processes
-from .tables import METHODS, TOOLS, Run, Table, digest, find, make_settings, nearest, slug
+from .tables import METHODS, TOOLS, Run, Table, called, digest, find, make_settings, nearest, slug
 from .tables import table as table_by_name
 
 # %% ../../nbs/studies/30_runner.ipynb #517e06f5
@@ -486,7 +486,7 @@ class Study:
         build=True,                # render a sample set that is asked for and missing
     ):
         self.table = table if isinstance(table, Table) else table_by_name(table)
-        self.root, self.on, self.folder = Path(root).resolve(), on, Path(folder).resolve()
+        self.root, self.on, self.folder = Path(root).resolve(), called(on), Path(folder).resolve()
         self.seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
         if not self.seeds:
             raise ValueError("seeds: give at least one")
