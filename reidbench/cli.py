@@ -363,7 +363,7 @@ def study(
         typer.echo(plainly(_tables))
         return
     made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet)
-    lines = made.states()
+    lines = plainly(made.states)
     typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
     if results is not None:
         typer.echo("\n" + results.text() + f"\n\nrecords: {made.folder / 'records'}")

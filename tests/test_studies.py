@@ -328,6 +328,19 @@ def test_a_missing_set_is_said_and_the_others_go_on(sets, tmp_path):
     assert "withdrawn" in made._repr_html_()
 
 
+@pytest.mark.parametrize("error,said", [(OSError("Unable to open file (file signature not found)"), "Nowhere cannot be read: OSError: Unable to open"), (ImportError("no h5py"), "Nowhere cannot be read: ImportError: no h5py"),
+                                        (FileExistsError("built with other arguments\nsee there"), "Nowhere cannot be read: FileExistsError: built with other arguments"), (KeyError(), "Nowhere cannot be read: KeyError"),
+                                        (ValueError(""), "Nowhere cannot be read: ValueError")], ids=lambda e: type(e).__name__)
+def test_a_set_that_cannot_be_read_is_said_and_the_others_go_on(instant, sets, tmp_path, monkeypatch, error, said):
+    load = DataSet.load
+    monkeypatch.setattr(DataSet, "load", lambda self, root: (_ for _ in ()).throw(error) if self.title == "Nowhere" else load(self, root))
+    both = rows(("a", {"kind": "a"}), method="first").cells + rows(("there is none", {}), method="first", data=DataSet("Nowhere", "nowhere")).cells
+    made = pair(sets, tmp_path, table=replace(rows(("a", {"kind": "a"}), method="first"), cells=both)).run(quiet=True)
+    states = made.states().set_index("row")
+    assert states["state"].to_dict() == {"a": "done", "there is none": "cannot run"} and states.loc["there is none", "why"].startswith(said)
+    assert made.look(DataSet("Nowhere", "nowhere")) is None
+
+
 def test_a_failed_seed_is_kept_shown_and_tried_again(sets, tmp_path, monkeypatch):
     made = study(sets, tmp_path, table=rows(*TWO[:1]))
     found = runner.found

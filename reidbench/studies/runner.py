@@ -397,7 +397,7 @@ def reader(root, build=True):
             return None
         try:
             return data.load(root).fingerprint()
-        except (FileNotFoundError, ValueError):
+        except Exception:  # why, the study says (`missing`)
             return None
     return look
 
@@ -562,8 +562,9 @@ def _why_missing(data, root, build):
     try:
         data.load(root)
         return ""
-    except (FileNotFoundError, ValueError) as error:
-        return str(error).splitlines()[0]
+    except Exception as error:  # a broken file, a package that is not there: whatever it is, it concerns this set alone
+        said = next(iter(str(error).splitlines()), "")
+        return said if said and isinstance(error, (FileNotFoundError, ValueError)) else f"{data.title} cannot be read: {type(error).__name__}{': ' if said else ''}{said}"
 
 # %% ../../nbs/studies/30_runner.ipynb #9a93b9da
 def asked(run):
