@@ -681,6 +681,28 @@ def test_different_queries_are_refused(change):
         paired({0: a}, {0: b}, "mAP")
 
 
+def _told(run, seed, ap, **more):
+    return Record(run.row, seed=seed, data={"fingerprint": "f"}, **{"details": {"work": run.work, "reidbench": runner.__version__, "per_query": {"pid": [1, 1, 2, 2, 3], "ap": ap, "rank1": ap}}, **more})
+
+
+ODD = {"nothing of its queries": dict(details={}), "other pictures": dict(data={"fingerprint": "g"}), "no query with a match": dict(ap=[None] * 5), "half of its queries": dict(ap=[0.2] * 3)}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_record_spoils_no_other_comparison(odd):
+    "With another seed beside it that pair is left out, alone it is the verdict; nothing is thrown."
+    whole = rows(*TWO, ("third", {"dropout": 0.2}))
+    whole, (low, high, third) = replace(whole, claims=(("high", "low"), ("third", "low"))), whole.runs()
+    strange = lambda seed: replace(_told(high, seed, ODD[odd].get("ap", [0.2] * 5)), **{k: v for k, v in ODD[odd].items() if k != "ap"})
+    fine = {run.work: {s: _told(run, s, [0.1 * k] * 5) for s in (0, 1)} for k, run in enumerate((low, high, third), 1)}
+    for seeds, verdict in (({0: strange(0), 1: fine[high.work][1]}, "one seed"), ({0: strange(0)}, "cannot be compared")):
+        results = Results(whole, {**fine, high.work: seeds}, budget="small")
+        gains = results.gains().set_index(["row", "metric"])
+        assert gains.loc[("high", "mAP"), "verdict"] == verdict and "seed 0" in gains.loc[("high", "mAP"), "left out"] and gains.loc[("third", "mAP"), "verdict"] == "gain" and not gains.loc[("third", "mAP"), "left out"]
+        assert "seed 0" in results.claims().loc["high over low", ("Tiny", "mAP")] and "+20.0" in results.claims().loc["third over low", ("Tiny", "mAP")]
+        assert results.figure() is not None and results.text() and results._repr_html_()
+
+
 def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     made = study(sets, unbroken)
     results = Results(made.table, unbroken / "records", budget=made.budget)

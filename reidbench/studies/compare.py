@@ -99,11 +99,19 @@ def paired(
     level=0.95,   # of the interval
     seed=0,       # of the draws
 ):
-    "{'gain', 'low', 'high', 'p', 'seeds', 'each'} of method over baseline, in percent; None where no seed has both."
-    both = sorted(s for s in method if s in baseline and not method[s].failure and not baseline[s].failure)
+    "{'gain', 'low', 'high', 'p', 'seeds', 'each', 'left out': [why]} of method over baseline, in percent; None where no seed has both. A seed whose two records do not belong together is left out; where that leaves none, it is an error."
+    people, left = {}, []
+    for s in sorted(s for s in method if s in baseline and not method[s].failure and not baseline[s].failure):
+        try:
+            people[s] = _by_person(method[s], baseline[s], metric)
+        except ValueError as error:
+            left.append(str(error))
+    both = list(people)
+    if not both and left:
+        raise ValueError("; ".join(left))
     if not both:
         return None
-    lines = pd.concat([_by_person(method[s], baseline[s], metric) for s in both], axis=1, keys=both).fillna(0.0)  # a person whom a seed did not ask weighs nothing there
+    lines = pd.concat(list(people.values()), axis=1, keys=both).fillna(0.0)  # a person whom a seed did not ask weighs nothing there
     sums, counts = (lines.xs(part, axis=1, level=1).to_numpy() for part in ("difference", "queries"))  # [people, seeds] each
     each = 100 * sums.sum(0) / counts.sum(0)
     weights = np.random.default_rng(seed).multinomial(len(lines), np.full(len(lines), 1 / len(lines)), draws)  # people, the same ones for all seeds
@@ -111,7 +119,7 @@ def paired(
     runs = each.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else 0.0
     gain, parts = each.mean(), ((people, len(lines) - 1), (runs, len(both) - 1))
     reach = _reach(level, parts)
-    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist()}
+    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist(), "left out": left}
 
 
 def _reach(level, parts):
@@ -129,11 +137,16 @@ def _chance(gain, parts):
 
 def _by_person(a, b, metric):
     "Sum of the differences and number of queries of each person, for one seed: a frame with the people as its index."
-    one, other = a.details["per_query"], b.details["per_query"]
+    one, other = (r.details.get("per_query") or {} for r in (a, b))
+    for r, told in ((a, one), (b, other)):
+        if not len(told.get("pid") or ()) == len(told.get(PER_QUERY[metric]) or ()) > 0:
+            raise ValueError(f"{r.name}, seed {r.seed}: the record does not say what each query found; run it again")
     if one["pid"] != other["pid"] or a.data.get("fingerprint") != b.data.get("fingerprint"):
         raise ValueError(f"{a.name} and {b.name}, seed {a.seed}: the records ask with different pictures, their sets differ; run both again on one set")
     x, y = (np.array(r[PER_QUERY[metric]], dtype=float) for r in (one, other))
     told = pd.DataFrame({"difference": x - y, "queries": 1.0}, index=one["pid"]).dropna()
+    if told.empty:
+        raise ValueError(f"{a.name} and {b.name}, seed {a.seed}: no query has a match in both")
     return told.groupby(level=0).sum()
 
 # %% ../../nbs/studies/40_compare.ipynb #b3cc327f
@@ -166,7 +179,7 @@ class Results:
         return pd.DataFrame([_line(self, cell, shown) for cell in self.cells])
 
     def gains(self):
-        "One line a claim: the paper's gain, ours with its interval, and whether it excludes zero."
+        "One line a claim: the paper's gain, ours with its interval, which seeds were left out and why, and whether it excludes zero."
         return _claims(self)
 
     def claims(self):
@@ -176,7 +189,8 @@ class Results:
             return self.so_far()
         points = lambda v: f"{round(v, 9) + 0.0:+.1f}"  # a minus that rounding left before nothing goes, that of an interval across zero stays
         gains["claim"] = gains["row"] + " over " + gains["over"]
-        gains["points"] = [f"{points(r.gain)} ({points(r.low)} to {points(r.high)})" + (f", {r.seeds} seed{'s' if r.seeds > 1 else ''}" if r.seeds < 3 else "") for r in gains.itertuples()]
+        seeds = lambda r, left: (f", {r.seeds} seed{'s' if r.seeds > 1 else ''}" if r.seeds < 3 else "") + (f", left out: {left}" if left else "")
+        gains["points"] = [f"{points(r.gain)} ({points(r.low)} to {points(r.high)})" + seeds(r, left) if r.seeds else f"{r.verdict}: {left}" for r, left in zip(gains.itertuples(), gains["left out"])]
         return gains.pivot(index="claim", columns=["group", "metric"], values="points").reindex(gains["claim"].unique()).rename_axis(None)
 
     def so_far(self):
@@ -227,11 +241,14 @@ def _claims(results):
             if name != row or base is None or metric not in PER_QUERY or len(cell.runs) > 1 or len(base.runs) > 1:
                 continue
             printed = None if None in (cell.figure.value, base.figure.value) or cell.figure.wrong or base.figure.wrong else cell.figure.value - base.figure.value
-            found = paired(results.all.get(cell.run.work, {}), results.all.get(base.run.work, {}), metric)
+            try:
+                found = paired(results.all.get(cell.run.work, {}), results.all.get(base.run.work, {}), metric)
+            except ValueError as error:
+                found = {**dict.fromkeys(("gain", "low", "high", "p"), np.nan), "seeds": 0, "each": [], "left out": [str(error)]}
             if found is not None:
-                verdict = "one seed" if found["seeds"] == 1 else "gain" if found["low"] > 0 else "loss" if found["high"] < 0 else "cannot be told"
-                lines.append({"row": row, "over": over, "group": group, "metric": metric, "paper": printed, **found, "verdict": verdict})
-    return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "paper", "gain", "low", "high", "p", "seeds", "each", "verdict"])
+                verdict = "cannot be compared" if not found["seeds"] else "one seed" if found["seeds"] == 1 else "gain" if found["low"] > 0 else "loss" if found["high"] < 0 else "cannot be told"
+                lines.append({"row": row, "over": over, "group": group, "metric": metric, "paper": printed, **found, "left out": "; ".join(found["left out"]), "verdict": verdict})
+    return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "paper", "gain", "low", "high", "p", "seeds", "each", "left out", "verdict"])
 
 # %% ../../nbs/studies/40_compare.ipynb #7c615980
 def draw_gains(results, metrics=("Rank-1", "mAP")):
