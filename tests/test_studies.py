@@ -703,6 +703,20 @@ def test_an_odd_record_spoils_no_other_comparison(odd):
         assert results.figure() is not None and results.text() and results._repr_html_()
 
 
+def test_a_terminal_shows_what_the_page_does():
+    "A star at the figure, the reason below, once; a seed that failed and cells that failed altogether among them."
+    whole = rows(*TWO)
+    low, high = whole.runs()
+    good = lambda run, seed: _told(run, seed, [0.1] * 5, metrics={"Rank-1": 0.5, "mAP": 0.25})
+    results = Results(whole, {low.work: {0: good(low, 0), 1: _told(low, 1, [], failure="the disk has gone")}, high.work: {0: _told(high, 0, [], failure="it diverged")}}, budget="small")
+    text = results.text().splitlines()
+    assert next(line for line in text if line.startswith("low ")).split() == ["low", "50.0", "*", "25.0", "*"] and next(line for line in text if line.startswith("high")).split() == ["high", "-", "*", "-", "*"]
+    assert [line for line in text if line.startswith("* ")] == ["* low, Tiny: failed: seed 1 (the disk has gone)", "* high, Tiny: failed: seed 0 (it diverged)"]
+    assert all(line.removeprefix("* ") in results._repr_html_() for line in text if line.startswith("* "))
+    doubtful = Results("jad/table7", {}, budget="paper").text()
+    assert "†" in doubtful and "† JAD, No-attack, mAP: " in doubtful and "* " not in doubtful
+
+
 def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     made = study(sets, unbroken)
     results = Results(made.table, unbroken / "records", budget=made.budget)

@@ -209,10 +209,10 @@ class Results:
         "The table for a terminal: ours, the paper's in brackets."
         lines, there = self.frame(), lambda v: v is not None and v == v
         lines["cell"] = [(f"{r.ours:.1f}" if there(r.ours) else "-") + (f" +- {r.sd:.1f}" if there(r.sd) else "") + (f" ({r.paper:g}{'†' if r.doubt else ''})" if there(r.paper) else "")
-                         + (f" [{r.seeds}]" if 0 < r.seeds < lines["seeds"].max() else "") for r in lines.itertuples()]
+                         + (f" [{r.seeds}]" if 0 < r.seeds < lines["seeds"].max() else "") + (" *" if r.notes else "") for r in lines.itertuples()]
         rows, columns = (list(dict.fromkeys(k)) for k in (lines["row"], zip(lines["group"], lines["metric"])))
         wide = lines.set_index(["row", "group", "metric"])["cell"].unstack(["group", "metric"]).reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns, names=["", ""])).fillna("")
-        return f"{wide.to_string()}\n" + (f"mean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; " if lines["seeds"].any() else "") + f"in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}"
+        return f"{wide.to_string()}\n" + (f"mean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; " if lines["seeds"].any() else "") + f"in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}" + "".join(f"\n{note}" for note in _remarks(lines, "* "))
 
     def _repr_html_(self):
         return _draw_results(self)
@@ -222,6 +222,12 @@ def _of_seeds(lines):
     "How many seeds the figures of a frame stand on."
     most = int(lines["seeds"].max())
     return f"{most} seed{'s' if most != 1 else ''}"
+
+
+def _remarks(lines, star=""):
+    "What there is to say of single cells of a frame, each once."
+    told = [f"{star}{r.row}, {r.group}: {r.notes}" for r in lines.itertuples() if r.notes] + [f"† {r.row}, {r.group}, {r.metric}: {r.doubt}" for r in lines.itertuples() if r.doubt]
+    return list(dict.fromkeys(told))
 
 
 def _line(results, cell, shown):
@@ -276,8 +282,7 @@ def _draw_results(results):
     body = "".join(f"<tr><td style='text-align:left'>{html.escape(row)}</td>" + "".join(_place(cell.get((row, *column)), lines["seeds"].max()) for column in columns) + "</tr>" for row in dict.fromkeys(lines["row"]))
     different = "; ".join(dict.fromkeys(d for d in lines["different"] if d))
     notes = [f"bold: here, mean ± standard deviation over {_of_seeds(lines)}, (n) where there are fewer; small: the paper's figure" + (" (ours less the paper's)" if not different else "") + (f". Not the same experiment: {different}" if different else "")]
-    notes += [f"{r.row}, {r.group}: {r.notes}" for r in lines.drop_duplicates(["row", "group"]).itertuples() if r.notes]
-    notes += [f"† {r.row}, {r.group}, {r.metric}: {r.doubt}" for r in lines.itertuples() if r.doubt]
+    notes += _remarks(lines)
     return (f"<table><caption><b>{html.escape(results.table.name)}</b>: {html.escape(results.table.title)}</caption><thead><tr><th></th>{heads}</tr></thead><tbody>{body}</tbody></table>"
             + "".join(f"<div style='opacity:.7'>{html.escape(n)}</div>" for n in notes))
 
