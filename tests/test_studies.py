@@ -717,6 +717,14 @@ def test_a_terminal_shows_what_the_page_does():
     assert "†" in doubtful and "† JAD, No-attack, mAP: " in doubtful and "* " not in doubtful
 
 
+@pytest.mark.parametrize("name", ["jad/table4", "jad/table8", "aos/table2", "msfl/table4"])
+def test_a_set_is_not_in_the_place_of_itself(name):
+    assert set(Results(name, {}, on="market1501").frame()["different"]) == {""}
+    assert set(Results(name, {}, on="street").frame()["different"]) <= {f"Street in the place of {own}" for own in ("Market1501", "DukeMTMC-reID")}
+    assert set(Results("jad/table2", {}, "market1501", "dukemtmc-reid").frame()["different"]) == {""}
+    assert "Street → Street, second town in the place of Market1501 → DukeMTMC-reID" in set(Results("jad/table2", {}, on="street").frame()["different"])
+
+
 def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     made = study(sets, unbroken)
     results = Results(made.table, unbroken / "records", budget=made.budget)

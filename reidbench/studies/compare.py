@@ -233,7 +233,8 @@ def _remarks(lines, star=""):
 def _line(results, cell, shown):
     ours = results.of(cell)
     said = [m for run in cell.runs for m in marks(results.all.get(run.work, {}), run, results.budget, shown)]
-    different = ([f"{cell.run.test.title} in the place of {cell.of}"] if cell.of and cell.of != cell.group and results.on is not None else []) + ([f"budget {results.budget.label}"] if results.budget.label != "paper" else [])
+    here = cell.run.test.title if cell.run.train == cell.run.test else f"{cell.run.train.title} → {cell.run.test.title}"
+    different = ([f"{here} in the place of {cell.of}"] if cell.of and cell.of != here and results.on is not None else []) + ([f"budget {results.budget.label}"] if results.budget.label != "paper" else [])
     mean = float(np.mean(list(ours.values()))) if ours else None
     return {"row": cell.row, "group": cell.group, "metric": cell.metric, "paper": cell.figure.value, "ours": mean, "sd": float(np.std(list(ours.values()), ddof=1)) if len(ours) > 1 else None,
             "seeds": len(ours), "difference": mean - cell.figure.value if ours and cell.figure.value is not None and not cell.figure.wrong else None, "doubt": cell.figure.misprint, "different": "; ".join(different), "notes": "; ".join(dict.fromkeys(said))}
