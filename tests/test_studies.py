@@ -725,6 +725,25 @@ def test_a_set_is_not_in_the_place_of_itself(name):
     assert "Street → Street, second town in the place of Market1501 → DukeMTMC-reID" in set(Results("jad/table2", {}, on="street").frame()["different"])
 
 
+def test_a_part_of_a_set_is_not_the_set_of_the_paper():
+    told = "not the whole published set: train: found 3 images, published 12,936 images"
+    cell = tables.table("aos/table1").cells_for()[0]
+    record = lambda **data: Record("x", seed=0, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": "f", **data}, details={"work": cell.run.work, "reidbench": runner.__version__})
+    line = lambda **data: Results("aos/table1", {cell.run.work: {0: record(**data)}}).frame().iloc[0]
+    for notes in ({}, {"notes": ["counts as published", "rendered: 128 people"]}):
+        assert (line(**notes)["different"], line(**notes)["notes"]) == ("", "")
+    for notes in ({"notes": ["camera 2 asks", told]}, {"train_notes": [told]}):
+        assert (line(**notes)["different"], line(**notes)["notes"]) == (f"not all of {cell.group}", told)
+
+
+def test_a_record_keeps_what_the_readers_said(sets, tmp_path):
+    "Of both sets."
+    noted = lambda note: replace(TINY.load(sets), notes=(note,))
+    elsewhere = types.SimpleNamespace(train_set=types.SimpleNamespace(identity="another", load=lambda root: noted("half of it")))
+    data = runner._sets(rows(*TWO).runs()[0], elsewhere, sets, noted("all of it"))
+    assert (data["notes"], data["train_notes"]) == (["all of it"], ["half of it"])
+
+
 def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):
     made = study(sets, unbroken)
     results = Results(made.table, unbroken / "records", budget=made.budget)

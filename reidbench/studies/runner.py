@@ -364,11 +364,11 @@ def _record(run, job, settings, details, **more):
 
 # %% ../../nbs/studies/30_runner.ipynb #ec91dc4e
 def _sets(run, job, root, benchmark):
-    "Which pictures: the searched set, and the set of the training where it is another."
-    told = {"name": benchmark.name, "fingerprint": benchmark.fingerprint()}
+    "Which pictures, and what their readers said of them: the searched set, and the set of the training where it is another."
+    told = {"name": benchmark.name, "fingerprint": benchmark.fingerprint(), "notes": list(benchmark.notes)}
     if job.train_set.identity != run.test.identity:
         other = job.train_set.load(root)
-        told.update(train=other.name, train_fingerprint=other.fingerprint())
+        told.update(train=other.name, train_fingerprint=other.fingerprint(), train_notes=list(other.notes))
     return told
 
 # %% ../../nbs/studies/30_runner.ipynb #0378d26d
