@@ -1,5 +1,6 @@
 "Studies as they happen: shared models, stages and attacked pictures, failed seeds, missing sets, records of other versions."
 import json
+import os
 import re
 import shutil
 import sys
@@ -172,6 +173,25 @@ def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
         alone, kept = runner.found(search, done.jobs[0], place, Record.load(place / "record.json"), sets), done.record(search, 0)
         assert alone.details["per_query"] == kept.details["per_query"] and kept.details["attack"]["seconds"] > 0
         assert all(alone.details["attack"][k] == pytest.approx(kept.details["attack"][k]) for k in ("own", "wrong", "before"))
+
+
+def test_memory_is_the_peak_since_it_was_reset():
+    from reidbench.core.record import peak_memory, reset_peak_memory
+
+    reset_peak_memory()
+    np.ones(40_000_000).sum()  # 305 MiB, gone again
+    before = peak_memory()
+    reset_peak_memory("cpu")
+    after = peak_memory()
+    assert 0 < after <= before and (after < before - 200 or not os.access("/proc/self/clear_refs", os.W_OK))
+
+
+def test_each_training_and_each_search_has_its_own_memory(sets, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(runner, "reset_peak_memory", lambda device: told.append(device.type))
+    monkeypatch.setattr(runner, "peak_memory", lambda device: 10.0**6 * len(told))
+    made = study(sets, tmp_path, table=rows(*TWO[:1]), seeds=1, changes={**QUICK, "epochs": 1}).run(quiet=True)
+    assert told == ["cpu", "cpu"] and made.record(made.runs[0], 0).memory == 2 * 10**6
 
 
 # -- two runs, one folder; trainings that were thrown away ------------------------------------------------------------

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
-from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
+from ..core.record import Record, peak_memory, plain, reset_peak_memory, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
 from ..train.loop import HOW, agreed, launched, processes
 from .tables import METHODS, TOOLS, Run, Table, called, digest, find, make_settings, nearest, slug
@@ -221,6 +221,8 @@ def trained(
     quiet=True,
 ):
     "Train, or go on, or take what is there: (folder, Record). All processes of a run take part."
+    from reidbench.core.base import pick_device
+
     folder, start = Path(place) / job.key, Path(place) / job.start if job.start else None
     if not agreed(finished(folder)):
         if start is not None and not finished(start):
@@ -229,6 +231,7 @@ def trained(
         shared = {"stages": Path(place) / "stages"} if "stages" in inspect.signature(train).parameters else {}
         if start is not None and first() and not (folder / "start.txt").is_file():
             write_whole(folder / "start.txt", _weights(start))  # now: the model that it starts from may be trained anew later
+        reset_peak_memory(pick_device(job.settings.device))
         train(job.train_set.load(root), job.settings, folder, quiet, **({"start": start} if start else {}), **shared)
         agreed()
         (folder / "failure.txt").unlink(missing_ok=True)
@@ -273,6 +276,7 @@ def found(
     from reidbench.core.base import pick_device
 
     since, settings, device = time.time(), job.settings, pick_device(job.settings.device)
+    reset_peak_memory(device)  # the record's memory is the larger of its training's and its own search's
     benchmark, net = run.test.at(job.seed).load(root), model_of(folder, run.method, device)
     ranking, told = searched(run, job, net, benchmark, Path(folder).parent, root, {} if kept is None else kept)
     metrics = {name: float(value) for name, value in ranking.scores().items() if name != "Rank-20"}
