@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import types
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from scipy.stats import t as student
 
-from reidbench.core.record import Record, write_whole
+from reidbench.core.record import LATER, Record, write_whole
 from reidbench.metrics.ranking import Embeddings, compare, evaluate
 from reidbench.studies import compare as comparing
 from reidbench.studies import runner, tables
@@ -504,6 +504,36 @@ def test_a_default_that_changed_since_is_run_again(sets, tmp_path):
     write_whole(file, json.dumps(record))
     assert made.states()["state"].tolist() == ["done"]
     assert "made by reidbench 0.0.1" in Results(made.table, tmp_path / "records", budget=made.budget).frame()["notes"][0]
+
+
+@dataclass
+class _Grown(_Settings):
+    "Settings to which one was added when trainings without it had been recorded."
+    p: int = 3
+    further: int = field(default=0, metadata=LATER)
+
+
+@pytest.mark.parametrize("before", [0, 30])
+@pytest.mark.parametrize("now", [0, 30])
+def test_a_later_setting_makes_another_training_in_both_directions(tmp_path, before, now):
+    from reidbench.methods.baseline import same_training
+
+    trainer = lambda further: types.SimpleNamespace(folder=tmp_path, settings=_Grown(further=further), about=lambda: {"settings": runner.plain(runner.settings_of(_Grown(further=further)))})
+    (tmp_path / "checkpoint").mkdir()
+    same_training(trainer(before))
+    write_whole(tmp_path / "checkpoint" / "state.json", "{}")
+    told = Record("x", runner.what(_Grown(further=before)))
+    assert runner.agrees(told, _Grown(further=now)) == (before == now)
+    if before == now:
+        return same_training(trainer(now))
+    with pytest.raises(ValueError, match=f"further: {before} before, {now} now"):
+        same_training(trainer(now))
+    assert json.loads((tmp_path / "training.json").read_text()) == trainer(before).about()
+
+
+def test_settings_that_a_record_does_not_know_do_not_count():
+    told = runner.what(_Grown())
+    assert "further" not in told and runner.agrees(Record("x", {k: v for k, v in told.items() if k != "p"}), _Grown(p=4)) and runner.agrees(Record("x", {**told, "gone since": 1}), _Grown())
 
 
 def test_changed_pictures_are_another_cell(sets, tmp_path):

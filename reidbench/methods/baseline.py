@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import nn
 
 from ..core.base import set_seed
-from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
+from ..core.record import Record, all_settings, peak_memory, plain, settings_of, surroundings, write_whole
 from ..data import benchmarks
 from ..data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from ..data.batches import Batches, Pixels, PKSampler, ShuffleSampler
@@ -260,7 +260,8 @@ def same_training(trainer):
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
         free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)  # may change: the same training elsewhere, and longer, unless its rates follow from its end
-        differ = [f"{k}: {former['settings'].get(k)} before, {v} now" for k, v in mine["settings"].items() if former["settings"].get(k) != v and k not in free]
+        before, now = (all_settings(told["settings"], trainer.settings) for told in (former, mine))
+        differ = [f"{k}: {before.get(k)} before, {v} now" for k, v in now.items() if before.get(k) != v and k not in free]
         differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
         if differ:
             raise ValueError(f"{trainer.folder} holds the checkpoint of another training ({'; '.join(differ)}): give another folder, or delete this one")

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
-from ..core.record import Record, peak_memory, plain, reset_peak_memory, settings_of, surroundings, write_whole
+from ..core.record import Record, all_settings, peak_memory, plain, reset_peak_memory, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
 from ..train.loop import HOW, agreed, launched, processes
 from .tables import METHODS, TOOLS, Run, Table, called, digest, find, make_settings, nearest, slug
@@ -411,7 +411,8 @@ def agrees(
     settings,  # a method's settings
 ):
     "Whether a record was made with these settings; those that it does not know yet do not count."
-    return all(record.settings.get(k, v) == v for k, v in what(settings).items())
+    before = all_settings(record.settings, settings)
+    return all(before.get(k, v) == v for k, v in all_settings(what(settings), settings).items())
 
 
 def done(
