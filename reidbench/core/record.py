@@ -110,10 +110,14 @@ def reset_peak_memory(
     device=None,  # the torch device that will be used
 ):
     "Begin a new peak, so that the next `peak_memory` is of what comes now: on a CUDA device, and in Linux for this process."
+    import ctypes
+
     import torch
 
     if device is not None and torch.device(device).type == "cuda" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats(device)
+    if Path("/proc/self/clear_refs").exists():
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # what was freed, but is still held, would count as used by what comes
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # another system, or not permitted: the peak stays that of the process
