@@ -379,13 +379,14 @@ def _tables():
 
 # %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _there(option, name, root):
-    "An error where a set is neither known nor a folder."
-    from reidbench.data.benchmarks import available, plain
+    "An error where a set is neither known nor a folder that `benchmarks.load` would read."
+    from reidbench.data.benchmarks import PUBLISHED, _folder_of, plain
     from reidbench.studies.tables import LOW_SETS, PLAIN_SETS, nearest
 
     root = root.expanduser()
-    known = {*available()["name"], *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if p.is_dir())}
-    if name is not None and plain(name) not in map(plain, known) and not (root / name).is_dir() and root.name != Path(name).name:
+    known = {*PUBLISHED, *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if (p / "bounding_box_train").is_dir())}
+    called = (*known, *(folder for p in PUBLISHED.values() for folder in p.folders))
+    if name is not None and plain(Path(name).name) not in map(plain, called) and _folder_of(name, root, None) is None:
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")
 
 

@@ -653,6 +653,23 @@ def test_options_of_a_command_line(sets):
         _study([], "matrx", sets, None, None, "3", "paper", "local", None, sets, True, True)
 
 
+def test_a_set_is_taken_by_its_own_path(sets, tmp_path, monkeypatch):
+    "As the readers take it; folders that are no sets are not offered."
+    from reidbench.cli import _there
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "sets").symlink_to(sets)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for there in ("./sets/tiny", "sets/tiny", str(sets / "tiny"), "~/sets/tiny"):
+        _there("on", there, tmp_path)
+        assert len(DataSet("Mine", there).load(tmp_path).train) == 48
+    for nowhere in ("./tiny", "records", "sets"):
+        with pytest.raises(ValueError, match="no such set"):
+            _there("on", nowhere, tmp_path)
+    assert "records" not in str(pytest.raises(ValueError, _there, "on", "recods", tmp_path).value)
+
+
 # -- compare -----------------------------------------------------------------------------------------------------------
 
 def _drawn(seed, quality):
