@@ -410,7 +410,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
         plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra))  # in their order: the folder of the records is named by it
     if not state:
         plan.run(engine, quiet)
-    return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget) if first() and not state else None
+    return plan, Results(plan.table, plan.folder / "records", given["on"], other, plan.budget) if first() and not state else None
 
 # %% ../nbs/cli/10_cli.ipynb #14e2c0bc
 def _workbench(notebook, as_app, port, browser):

@@ -298,6 +298,18 @@ def test_a_table_says_where_it_shows_several_models_of_one_training(instant, set
     assert notes() == ["", "seed 1: not the same training as a, Tiny", "seed 0: did not start from a, Tiny"]
 
 
+def test_the_home_folder_may_be_written_short(instant, sets, tmp_path, monkeypatch):
+    from reidbench.cli import _study
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sets").symlink_to(sets)
+    made = pair("~/sets", "~/study").run(quiet=True)
+    assert (made.root, made.folder) == (sets.resolve(), tmp_path / "study") and set(made.states()["state"]) == {"done"}
+    monkeypatch.setitem(tables.TABLES, "own/table", rows(*AB, method="follower"))
+    plan, results = _study([], "own/table", Path("~/sets"), None, None, "1", "small", "local", None, Path("~/study"), False, True)
+    assert plan.folder == made.folder and results.frame()["seeds"].eq(1).all() and len(instant) == 3
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):

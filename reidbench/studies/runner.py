@@ -491,7 +491,7 @@ class Study:
         build=True,                # render a sample set that is asked for and missing
     ):
         self.table = table if isinstance(table, Table) else table_by_name(table)
-        self.root, self.on, self.folder = Path(root).resolve(), called(on), Path(folder).resolve()
+        self.root, self.on, self.folder = Path(root).expanduser().resolve(), called(on), Path(folder).expanduser().resolve()
         self.seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
         if not self.seeds:
             raise ValueError("seeds: give at least one")
