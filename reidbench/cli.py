@@ -211,12 +211,13 @@ def _several(text, default):
 def options(
     kinds, # dataclasses of settings
     extra, # ["--epochs", "20", "--size=128x64", ...]
+    own=(),  # the command's own options, that a mistyped one may have meant
 ):
     "{field: value} of a command line's options; each is a setting of at least one kind, and the same thing in all that have it."
     import typing
 
     names = {f.name: kind for kind in reversed(kinds) for f in fields(kind)}
-    found, words = {}, list(extra)
+    found, words, offered = {}, list(extra), [*names, *(name.replace("-", "_") for name in own)]
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
@@ -230,7 +231,7 @@ def options(
         means = {kind.__name__: typing.get_type_hints(kind)[key] for kind in kinds if key in {f.name for f in fields(kind)}}
         if len(set(map(str, means.values()))) > 1:
             raise ValueError(f"--{name} is another thing in {' than in '.join(means)}: take rows of one method")
-        key, value = setting(names.get(key, kinds[0]), name, text, names)
+        key, value = setting(names.get(key, kinds[0]), name, text, offered)
         found[key] = value
     return found
 
@@ -238,11 +239,17 @@ def options(
 def settings_from(
     base,  # settings to start from
     extra, # as for `options`
+    own=(),
 ):
     "The settings with the options of a command line put in."
     from dataclasses import replace
 
-    return replace(base, **options([type(base)], extra))
+    return replace(base, **options([type(base)], extra, own))
+
+
+def _own(ctx):
+    "Names of a command's own options."
+    return [word[2:] for option in ctx.command.params for word in option.opts if word.startswith("--")]
 
 # %% ../nbs/cli/10_cli.ipynb #f3651229
 PRESETS = ("strong", "identification")
@@ -266,7 +273,7 @@ def train(
         if preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         base = baseline.BaselineSettings() if preset == "strong" else baseline.identification()
-        settings = settings_from(baseline.small(base) if small else base, ctx.args)
+        settings = settings_from(baseline.small(base) if small else base, ctx.args, _own(ctx))
         place = folder or Path("outputs") / f"{Path(benchmark).absolute().name}-{preset}"
         return place, baseline.train(_load(benchmark, root, of_the_set), settings, place, quiet)
 
@@ -362,7 +369,7 @@ def study(
     if table is None:
         typer.echo(plainly(_tables))
         return
-    made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet)
+    made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet, _own(ctx))
     lines = plainly(made.states)
     typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
     if results is not None:
@@ -390,7 +397,7 @@ def _there(option, name, root):
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")
 
 
-def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
+def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet, own=()):
     from reidbench.studies.compare import Results, matrix
     from reidbench.studies.runner import Study, first
     from reidbench.studies.tables import nearest, tables
@@ -407,7 +414,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None, build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
-        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra))  # in their order: the folder of the records is named by it
+        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))  # in their order: the folder of the records is named by it
     if not state:
         plan.run(engine, quiet)
     return plan, Results(plan.table, plan.folder / "records", given["on"], other, plan.budget) if first() and not state else None

@@ -177,3 +177,12 @@ def test_the_state_of_a_study_renders_nothing(tmp_path):
     done = say("study", "jad/table2", "--on", "street", "--budget", "small", "--state", "--root", tmp_path / "data", "--folder", tmp_path / "study")
     assert done.exit_code == 0 and "Street, second town" in done.output and "waiting" in done.output
     assert not list(tmp_path.rglob("*.jpg")) and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("typed,meant", [("--row", "--rows"), ("--bugdet", "--budget"), ("--onn", "--on"), ("--epoch", "--epochs"), ("--datta", "--data")])
+def test_a_mistyped_option_may_be_the_commands_own(tmp_path, typed, meant):
+    assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, typed, "1")
+
+
+def test_a_mistyped_option_of_a_training_too(sets):
+    assert "no setting --presets; did you mean --preset?" in refused("train", "tiny", "--root", sets, "--presets", "strong")
