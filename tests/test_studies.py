@@ -310,6 +310,18 @@ def test_the_home_folder_may_be_written_short(instant, sets, tmp_path, monkeypat
     assert plan.folder == made.folder and results.frame()["seeds"].eq(1).all() and len(instant) == 3
 
 
+def test_a_source_comes_before_whoever_needs_it(instant, sets, tmp_path):
+    "Also where that one is itself needed by one that was planned before; and a model that noise is made on may be the attacked one."
+    noise = tables.Tool("SMA", source="resnet50")
+    start = Run("t", "normal", "jad", (("training", "normal"),), TINY, TINY, attack=noise)
+    runs = (Run("t", "AT", "jad", (("training", "AT"), ("adversary", "SMA")), TINY, TINY), start)
+    jobs, _ = runner.plan(runs, (0, 1), Budget("small"))
+    places = {job.key: k for k, job in enumerate(jobs)}
+    assert len(jobs) == 6 and all(places[need] < places[job.key] for job in jobs for need in job.needs) and max(len(job.needs) for job in jobs) == 1
+    (own,), _ = runner.plan((Run("t", "own", "identification", (("backbone", "resnet50"),), TINY, TINY, attack=noise),), (0,), Budget("paper"))
+    assert own.sources == (("resnet50", own.key),) and own.needs == ()
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):

@@ -104,7 +104,8 @@ class Job:
 
     @property
     def needs(self):
-        return tuple(dict.fromkeys([*([self.start] if self.start else []), *(key for _, key in self.sources)]))
+        own = self.key if self.sources else ""  # noise may be made on its own model
+        return tuple(dict.fromkeys(key for key in (self.start, *(key for _, key in self.sources)) if key and key != own))
 
 # %% ../../nbs/studies/30_runner.ipynb #8550a785
 def lacking(
@@ -133,7 +134,18 @@ def plan(
                 cannot[run.work] = said
             else:
                 _put(jobs, run, seed, budget)
-    return list(jobs.values()), cannot
+    placed = {}
+    for key in jobs:
+        _order(key, jobs, placed)
+    return list(placed.values()), cannot
+
+
+def _order(key, jobs, placed):
+    "Place a job behind all that it needs."
+    if key not in placed:
+        for need in jobs[key].needs:
+            _order(need, jobs, placed)
+        placed[key] = jobs[key]
 
 
 def _put(jobs, run, seed, budget, search=True):
@@ -144,7 +156,7 @@ def _put(jobs, run, seed, budget, search=True):
         sources = ((run.attack.source, _put(jobs, maker, seed, budget, search=False)),)
     start = _put(jobs, run.starts_from, seed, budget, search=False) if run.starts_from else ""
     job = Job(run, seed, budget, start=start)
-    former = jobs.pop(job.key, job) if sources else jobs.get(job.key, job)
+    former = jobs.get(job.key, job)
     searches = {r.work: r for r in (*former.searches, *((run,) if search else ()))}
     jobs[job.key] = replace(former, searches=tuple(searches.values()), sources=tuple(dict.fromkeys((*former.sources, *sources))))
     return job.key
