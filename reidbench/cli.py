@@ -411,7 +411,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     for option, data in (("on", on), ("other", other)):
         _there(option, data, root)
     chosen = matrix(on or "street") if table == "matrix" else table
-    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None, build=not state)
+    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=None if rows is None else rows.split("|"), build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
         plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))  # in their order: the folder of the records is named by it

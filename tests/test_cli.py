@@ -184,5 +184,9 @@ def test_a_mistyped_option_may_be_the_commands_own(tmp_path, typed, meant):
     assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, typed, "1")
 
 
+def test_no_rows_are_not_all_rows(tmp_path):
+    assert "rows: give at least one" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, "--rows", "")
+
+
 def test_a_mistyped_option_of_a_training_too(sets):
     assert "no setting --presets; did you mean --preset?" in refused("train", "tiny", "--root", sets, "--presets", "strong")

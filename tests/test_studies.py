@@ -575,12 +575,19 @@ def test_a_seed_is_no_setting(sets, tmp_path, budget):
         Study(rows(*TWO), root=sets, folder=tmp_path, budget=budget, changes={"seed": 5})
 
 
-@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
+@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(rows=[]), "rows: give at least one"), (dict(rows=[""]), "rows: give at least one"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
 def test_what_does_not_exist_is_named(sets, tmp_path, wrong, said):
     with pytest.raises(ValueError, match=said):
         Study(rows(*TWO), **{"root": sets, "folder": tmp_path, "budget": "small", **wrong})
     with pytest.raises(ValueError, match="did you mean 'local'"):
         study(sets, tmp_path).run("locl")
+
+
+def test_each_seed_once_and_nothing_is_a_table_too(instant, sets, tmp_path):
+    made = pair(sets, tmp_path, seeds=(1, 0, 1))
+    assert made.seeds == (1, 0) and len(made.states()) == 4
+    nothing = pair(sets, tmp_path, table=replace(rows(*AB), cells=(), rows=()))
+    assert list(nothing.states()) == list(made.states()) and len(nothing.states()) == 0 and nothing.run(quiet=True)._repr_html_()
 
 
 def test_a_broken_record_is_named(sets, tmp_path):
