@@ -337,7 +337,10 @@ def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)" for n, how in ((3, "plain"), (4, "re-ranked"))]
     report.since, report.last = time.time(), time.time() + 3000  # one of two jobs took 50 minutes
-    assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%H:%M', time.localtime(report.since + 6000))}"
+    assert report.where() == f"4 of 6 cells done, expected end {runner._clock(report.since + 6000)}"
+    report.last = time.time() + 86400
+    assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%Y-%m-%d %H:%M', time.localtime(report.since + 2 * 86400))}"
+    assert runner._clock(time.time()) in [time.strftime("%H:%M", time.localtime(time.time() - k)) for k in (0, 60)]
     report.running = {"one", "two"}  # the first of two that run at a time says nothing yet
     assert report.where() == "4 of 6 cells done"
     made.run()

@@ -633,6 +633,12 @@ def locked(folder, key):
         return True
 
 # %% ../../nbs/studies/30_runner.ipynb #804f381c
+def _clock(seconds):
+    "A time of today, or with its date."
+    when, now = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M" if when[:3] == now[:3] else "%Y-%m-%d %H:%M", when)
+
+
 class Report:
     "Says where a study stands, one line an event: cells done, running, expected end. It reads the folder: what another run or a worker makes counts as well."
 
@@ -669,7 +675,7 @@ class Report:
         "Cells done, and when all will be: at the pace of the jobs that are over, once they are as many as run at a time."
         failed, left = list(self.good.values()).count(False), len(self.jobs) - len(self.over)
         end = self.last + (self.last - self.since) * left / len(self.over) if self.over and len(self.over) >= len(self.running) else None
-        return f"{len(self.good)} of {len(self.seen)} cells done" + (f", {failed} of them failed" if failed else "") + (f", expected end {time.strftime('%H:%M', time.localtime(max(end, time.time())))}" if end else "")
+        return f"{len(self.good)} of {len(self.seen)} cells done" + (f", {failed} of them failed" if failed else "") + (f", expected end {_clock(max(end, time.time()))}" if end else "")
 
     def _ended(self, job):
         told = [self.good.get((job.key, run.work)) for run in job.searches]
