@@ -369,7 +369,11 @@ def study(
     if table is None:
         typer.echo(plainly(_tables))
         return
+    from reidbench.studies.runner import first
+
     made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet, _own(ctx))
+    if not first():  # of several processes one tells how it went
+        return
     lines = plainly(made.states)
     typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
     if results is not None:

@@ -184,6 +184,17 @@ def test_a_mistyped_option_may_be_the_commands_own(tmp_path, typed, meant):
     assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, typed, "1")
 
 
+def test_of_several_processes_the_first_tells(tmp_path, monkeypatch):
+    from reidbench.studies.runner import Study
+
+    study = ["study", "aos/table1", "--budget", "small", "--root", tmp_path, "--folder", tmp_path / "study"]
+    monkeypatch.setattr(Study, "run", lambda self, *rest: self)
+    assert say(*study).exit_code == 1 and "cannot run" in say(*study).output  # no set is there
+    monkeypatch.setattr(Study, "states", lambda self: pytest.fail("it looked"))
+    monkeypatch.setenv("RANK", "1")
+    assert (say(*study).exit_code, say(*study).output) == (0, "")
+
+
 def test_no_rows_are_not_all_rows(tmp_path):
     assert "rows: give at least one" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, "--rows", "")
 

@@ -257,6 +257,13 @@ def test_followers_wait_for_a_start_that_another_run_holds(instant, sets, tmp_pa
     assert instant == [("first", "plain"), ("follower", "a"), ("follower", "b")]
 
 
+def test_who_looks_is_not_taken_for_one_who_works(tmp_path, monkeypatch):
+    with runner.lock(tmp_path, "job") as mine:
+        assert runner.locked(tmp_path, "job") and not runner.locked(tmp_path, "another")
+        monkeypatch.setattr(runner.time, "sleep", lambda seconds: mine.release())  # in the pause the other one is done with looking
+        assert not runner.locked(tmp_path, "job")
+
+
 def test_done_cells_train_nothing(instant, sets, tmp_path):
     "Not the models that they start from either; where one cell is made again, its start is, and what was searched with a start that is now another."
     with_start = replace(rows(*AB, method="follower"), cells=rows(("first", {}), method="first").cells + rows(*AB, method="follower").cells)
@@ -338,7 +345,7 @@ def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, cap
     assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)" for n, how in ((3, "plain"), (4, "re-ranked"))]
     report.since, report.last = time.time(), time.time() + 3000  # one of two jobs took 50 minutes
     assert report.where() == f"4 of 6 cells done, expected end {runner._clock(report.since + 6000)}"
-    report.last = time.time() + 86400
+    report.last = report.since + 86400
     assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%Y-%m-%d %H:%M', time.localtime(report.since + 2 * 86400))}"
     assert runner._clock(time.time()) in [time.strftime("%H:%M", time.localtime(time.time() - k)) for k in (0, 60)]
     report.running = {"one", "two"}  # the first of two that run at a time says nothing yet

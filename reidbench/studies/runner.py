@@ -623,14 +623,16 @@ def lock(folder, key):
 
 
 def locked(folder, key):
-    "Whether somebody works at this job now."
+    "Whether somebody works at this job now. To look is to hold its lock for an instant: who finds it held looks once more, it may have been another who looked."
     if not (Path(folder) / "locks" / f"{key}.lock").exists():
         return False
-    try:
-        with lock(folder, key).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
+    for pause in (0.05, 0):
+        try:
+            with lock(folder, key).acquire(blocking=False):
+                return False
+        except Timeout:
+            time.sleep(pause)
+    return True
 
 # %% ../../nbs/studies/30_runner.ipynb #804f381c
 def _clock(seconds):
