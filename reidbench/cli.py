@@ -405,6 +405,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     from reidbench.studies.compare import Results, matrix
     from reidbench.studies.runner import Study, first
     from reidbench.studies.tables import nearest, tables
+    from reidbench.studies.tables import table as table_by_name
 
     if table not in (known := [*tables(), "matrix"]):
         raise ValueError(f"no table {table!r}: {nearest(table, known)}")
@@ -415,6 +416,8 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     for option, data in (("on", on), ("other", other)):
         _there(option, data, root)
     chosen = matrix(on or "street") if table == "matrix" else table
+    if other is not None and (on is None or table == "matrix" or not table_by_name(table).pairs):
+        raise ValueError(f"--other {other}: nothing takes it; it stands for the second set of a pair, beside --on" + (f", and {table} has no pairs" if on is not None else ""))
     given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=None if rows is None else rows.split("|"), build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:

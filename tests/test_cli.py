@@ -195,6 +195,11 @@ def test_of_several_processes_the_first_tells(tmp_path, monkeypatch):
     assert (say(*study).exit_code, say(*study).output) == (0, "")
 
 
+@pytest.mark.parametrize("words", [("aos/table1", "--on", "street"), ("jad/table2",), ("matrix",)])
+def test_another_set_that_nothing_takes(tmp_path, words):
+    assert "--other market1501: nothing takes it" in refused("study", *words, "--other", "market1501", "--state", "--root", tmp_path, "--folder", tmp_path)
+
+
 def test_no_rows_are_not_all_rows(tmp_path):
     assert "rows: give at least one" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, "--rows", "")
 

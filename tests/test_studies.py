@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import threading
@@ -671,6 +672,23 @@ def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
         Study(table("aos/table1"), root=sets, folder=tmp_path, seeds=1, changes={"arae": 0.2})
     labels = [Budget("small", (("degradation", "illumination"),)), Budget("small", (("last_stride", 1),)), *(Budget("small", (("q", v),)) for v in (0.5, -0.5, 5))]
     assert [b.label for b in labels[:2]] == ["small-degradation-illumination", "small-last-stride-1"] and len({b.label for b in labels}) == 5
+
+
+def test_a_command_that_is_told_can_be_typed(tmp_path):
+    "What the rest of a table is made with: each value as the command line reads it, and the set of the matrix."
+    from reidbench.cli import options
+    from reidbench.methods.baseline import BaselineSettings
+    from reidbench.studies.papers import Papers, Place
+
+    changes = (("size", (128, 64)), ("milestones", (40,)), ("trackers", ("tensorboard", "wandb")), ("margin", None), ("weights", "a file"), ("frozen_statistics", True), ("lr", 1e-3))
+    told = lambda *rest: shlex.split(Results(*rest).so_far().partition("(reidbench ")[2].rpartition(")")[0])
+    words = told("aos/table1", {}, "street", None, Budget("small", changes))
+    assert words[:6] == ["study", "aos/table1", "--on", "street", "--budget", "small"] and options([BaselineSettings], words[6:]) == dict(changes)
+    assert told(comparing.matrix("market1501"), {}) == ["study", "matrix", "--on", "market1501"]
+    assert told("jad/table2", {}, "street", "market1501") == ["study", "jad/table2", "--on", "street", "--other", "market1501"]
+    papers = Papers((), places={"there": Place("street", "market1501", "small", changes=changes)})
+    assert papers.command("aos/table1", "there", "Sampling")[1:] == [*words[:6], "--rows", "Sampling", *words[6:]]
+    assert "--other" in papers.command("jad/table2", "there", "JAD")
 
 
 def test_options_of_a_command_line(sets):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.record import Record
 from ..data.benchmarks import PUBLISHED, locate
-from .compare import Results, figure_of
+from .compare import Results, command, figure_of
 from .runner import Budget, lacking
 from .tables import nearest
 from .tables import table as table_by_name
@@ -155,8 +155,5 @@ def _command(papers, table, place, row):
     if row not in {c.row for c in table.cells_for(place.on, place.other)}:
         return []
     seeds = str(place.seeds) if isinstance(place.seeds, int) else ",".join(map(str, place.seeds)) + ","
-    said = [("--on", place.on), ("--other", place.other), ("--budget", None if place.budget == "paper" else place.budget), ("--seeds", None if seeds == "3" else seeds), ("--rows", row),
-            ("--data", None if papers.root == Path("data") else papers.root.as_posix()), ("--folder", None if papers.folder == Path("outputs/studies") else papers.folder.as_posix())]
-    text = lambda v: "x".join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)
-    said += [("--" + k.replace("_", "-"), text(v)) for k, v in dict(place.changes).items()]
-    return ["reidbench", "study", table.name, *(w for name, value in said if value is not None for w in (name, value))]
+    return command(table, place.on, place.other, place.made, seeds=None if seeds == "3" else seeds, rows=row, data=None if papers.root == Path("data") else papers.root.as_posix(),
+                   folder=None if papers.folder == Path("outputs/studies") else papers.folder.as_posix())

@@ -391,6 +391,11 @@ class Table:
         "Names of the sets that its runs take."
         return tuple(dict.fromkeys(d.name for run in self.runs() for d in (run.train, run.test)))
 
+    @property
+    def pairs(self):
+        "Whether it trains on one set and searches in another."
+        return any(run.train.name != run.test.name for run in self.runs())
+
     def cell(self, row, group, metric):
         "One cell by its heads."
         found = [c for c in self.cells if (c.row, c.group, c.metric) == (row, group, metric)]
