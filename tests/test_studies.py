@@ -330,6 +330,42 @@ def test_a_source_comes_before_whoever_needs_it(instant, sets, tmp_path):
     assert own.sources == (("resnet50", own.key),) and own.needs == ()
 
 
+def test_changes_in_another_order_are_the_same_budget(instant, sets, tmp_path):
+    "Records that lie in a folder of the former spelling stand, and are made again where they lie."
+    one, other = Budget("small", (("p", 3), ("kind", "a-b"))), Budget("small", (("kind", "a-b"), ("p", 3)))
+    assert one.label == other.label == "small-kind-a-b-p-3"
+    for name in ("small-p-3-kind-a-b", "small-p-3", "small-p-3-kind-a", "small-p-3-kind-a-b-size-3", "paper-p-3-kind-a-b"):
+        (tmp_path / name).mkdir()
+    assert one.folders(tmp_path) == other.folders(tmp_path) == [tmp_path / "small-kind-a-b-p-3", tmp_path / "small-p-3-kind-a-b"]
+
+    changes = {"size": (32, 16), "backbone": "resnet34"}
+    made = pair(sets, tmp_path / "study", changes=changes).run(quiet=True)
+    new = tmp_path / "study" / "records" / made.budget.label
+    size = made.budget.label.removeprefix("small-backbone-resnet34-")  # with the digits that stand for its brackets
+    old = new.rename(new.with_name(f"small-{size}-backbone-resnet34"))
+    again = pair(sets, tmp_path / "study", changes=dict(reversed(changes.items())))
+    assert set(again.states()["state"]) == {"done"} and len(instant) == 3
+    assert Results(made.table, tmp_path / "study" / "records", budget=made.budget).frame()["seeds"].eq(1).all()
+    write_whole(next(old.glob("*.json")), "{")
+    again.run(quiet=True)
+    assert set(again.states()["state"]) == {"done"} and not new.exists()
+
+
+def test_of_two_records_of_a_cell_the_newer_counts(instant, sets, tmp_path):
+    from reidbench.studies.papers import Papers, Place
+
+    made = pair(sets, tmp_path, table=rows(("a", {}), method="first")).run(quiet=True)
+    file = runner.record_file(tmp_path, made.budget, made.runs[0], 0)
+    for name, created, ap in (("a-copy.json", "2020-01-01T00:00:00Z", 0.1), ("z-copy.json", "2020-01-02T00:00:00Z", 0.2)):
+        replace(Record.load(file), created=created, metrics={"Rank-1": ap, "mAP": ap}).save(file.with_name(name))
+    with pytest.warns(UserWarning) as told:
+        assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]
+    assert sorted(str(w.message) for w in told) == [f"left out: {file.with_name(name)}: {file} is a newer record of the same cell" for name in ("a-copy.json", "z-copy.json")]
+    papers = Papers(tmp_path / "records", places={"here": Place(budget="small")})
+    found, files = papers.read(made.budget)
+    assert found[made.runs[0].work][0].metrics["mAP"] == 0.25 and files[made.runs[0].work, 0] == file and len(papers.broken) == 2
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):

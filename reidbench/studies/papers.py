@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.record import Record
 from ..data.benchmarks import PUBLISHED, locate
-from .compare import Results, command, figure_of
+from .compare import Results, command, figure_of, files_of
 from .runner import Budget, lacking
 from .tables import nearest
 from .tables import table as table_by_name
@@ -104,14 +103,10 @@ class Papers:
     def _read(self, budget):
         "({work: {seed: Record}}, {(work, seed): file}) of one budget."
         found, files = {}, {}
-        for file in [f for place in self.records for f in sorted((place / budget.label).glob("*.json"))]:
-            try:
-                record = Record.load(file)
-            except ValueError as error:
-                self.broken.append(str(error))
-                continue
-            found.setdefault(record.details.get("work"), {})[record.seed] = record
-            files[record.details.get("work"), record.seed] = file
+        for place in self.records:
+            for (work, seed), (file, record) in files_of(place, budget, self.broken.append).items():
+                found.setdefault(work, {})[seed] = record
+                files[work, seed] = file
         return found, files
 
     def page(self, table, place):

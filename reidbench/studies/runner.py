@@ -52,9 +52,25 @@ class Budget:
 
     @property
     def label(self):
-        "Its name as a folder; where that would lose a sign or a point, a few digits tell values apart."
-        told = [(f"{k} {v}", slug(f"{k} {v}")) for k, v in self.changes if k not in FREE]
-        return "-".join([self.name, *(short if short == re.sub("[ _]", "-", text) else f"{short}-{digest([text])[:4]}" for text, short in told)])
+        "Its name as a folder, whatever the order of the changes; where that would lose a sign or a point, a few digits tell values apart."
+        return "-".join([self.name, *(text for _, text in sorted(self._told().items()))])
+
+    def _told(self):
+        "The changes that make another cell, as they stand in the label."
+        told = {k: (f"{k} {v}", slug(f"{k} {v}")) for k, v in self.changes if k not in FREE}
+        return {k: short if short == re.sub("[ _]", "-", text) else f"{short}-{digest([text])[:4]}" for k, (text, short) in told.items()}
+
+    def folders(
+        self,
+        records,  # folder of the records of all budgets
+    ):
+        "Where its records lie: in the folder of its label, and in those whose names have its changes in another order, as names once had."
+        def spells(text, parts):
+            return not text if not parts else any(text.startswith(f"-{part}") and spells(text[len(part) + 1:], parts[:k] + parts[k + 1:]) for k, part in enumerate(parts))
+
+        place, parts = Path(records), list(self._told().values())
+        others = sorted(f for f in place.iterdir() if f.name.startswith(f"{self.name}-") and f.name != self.label and spells(f.name[len(self.name):], parts)) if len(parts) > 1 and place.is_dir() else []
+        return [place / self.label, *others]
 
     def settings(
         self,
@@ -173,8 +189,9 @@ def record_file(
     run,
     seed,
 ):
-    "Where one cell's record lies."
-    return Path(folder) / "records" / budget.label / record_name(run, seed)
+    "Where one cell's record lies, or will."
+    files = [place / record_name(run, seed) for place in budget.folders(Path(folder) / "records")]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def beside(
