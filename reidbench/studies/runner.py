@@ -746,7 +746,7 @@ def here(study, quiet=False):
 
 def _take(study, job, over, report, quiet):
     "Do a job unless another run holds it, or trains a model that it needs; whether it is over."
-    if agreed(_settled(study, job)):
+    if agreed(first() and _settled(study, job)):  # the first alone looks: each look holds locks
         return True
     if not agreed(all(key in over or finished(study.folder / "trainings" / key) for key in job.needs)):
         return False
