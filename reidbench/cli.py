@@ -211,12 +211,13 @@ def _several(text, default):
 def options(
     kinds, # dataclasses of settings
     extra, # ["--epochs", "20", "--size=128x64", ...]
+    own=(),  # the command's own options, that a mistyped one may have meant
 ):
     "{field: value} of a command line's options; each is a setting of at least one kind, and the same thing in all that have it."
     import typing
 
     names = {f.name: kind for kind in reversed(kinds) for f in fields(kind)}
-    found, words = {}, list(extra)
+    found, words, offered = {}, list(extra), [*names, *(name.replace("-", "_") for name in own)]
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
@@ -230,7 +231,7 @@ def options(
         means = {kind.__name__: typing.get_type_hints(kind)[key] for kind in kinds if key in {f.name for f in fields(kind)}}
         if len(set(map(str, means.values()))) > 1:
             raise ValueError(f"--{name} is another thing in {' than in '.join(means)}: take rows of one method")
-        key, value = setting(names.get(key, kinds[0]), name, text, names)
+        key, value = setting(names.get(key, kinds[0]), name, text, offered)
         found[key] = value
     return found
 
@@ -238,11 +239,17 @@ def options(
 def settings_from(
     base,  # settings to start from
     extra, # as for `options`
+    own=(),
 ):
     "The settings with the options of a command line put in."
     from dataclasses import replace
 
-    return replace(base, **options([type(base)], extra))
+    return replace(base, **options([type(base)], extra, own))
+
+
+def _own(ctx):
+    "Names of a command's own options."
+    return [word[2:] for option in ctx.command.params for word in option.opts if word.startswith("--")]
 
 # %% ../nbs/cli/10_cli.ipynb #f3651229
 PRESETS = ("strong", "identification")
@@ -266,7 +273,7 @@ def train(
         if preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         base = baseline.BaselineSettings() if preset == "strong" else baseline.identification()
-        settings = settings_from(baseline.small(base) if small else base, ctx.args)
+        settings = settings_from(baseline.small(base) if small else base, ctx.args, _own(ctx))
         place = folder or Path("outputs") / f"{Path(benchmark).absolute().name}-{preset}"
         return place, baseline.train(_load(benchmark, root, of_the_set), settings, place, quiet)
 
@@ -362,8 +369,12 @@ def study(
     if table is None:
         typer.echo(plainly(_tables))
         return
-    made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet)
-    lines = made.states()
+    from reidbench.studies.runner import first
+
+    made, results = plainly(_study, ctx.args, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet, _own(ctx))
+    if not first():  # of several processes one tells how it went
+        return
+    lines = plainly(made.states)
     typer.echo(lines.drop(columns="job").to_string(index=False, max_colwidth=80, float_format=lambda v: f"{v:.0f}", na_rep=""))
     if results is not None:
         typer.echo("\n" + results.text() + f"\n\nrecords: {made.folder / 'records'}")
@@ -379,20 +390,22 @@ def _tables():
 
 # %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _there(option, name, root):
-    "An error where a set is neither known nor a folder."
-    from reidbench.data.benchmarks import available, plain
+    "An error where a set is neither known nor a folder that `benchmarks.load` would read."
+    from reidbench.data.benchmarks import PUBLISHED, _folder_of, plain
     from reidbench.studies.tables import LOW_SETS, PLAIN_SETS, nearest
 
     root = root.expanduser()
-    known = {*available()["name"], *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if p.is_dir())}
-    if name is not None and plain(name) not in map(plain, known) and not (root / name).is_dir() and root.name != Path(name).name:
+    known = {*PUBLISHED, *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if (p / "bounding_box_train").is_dir())}
+    called = (*known, *(folder for p in PUBLISHED.values() for folder in p.folders))
+    if name is not None and plain(Path(name).name) not in map(plain, called) and _folder_of(name, root, None) is None:
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")
 
 
-def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet):
+def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, state, quiet, own=()):
     from reidbench.studies.compare import Results, matrix
     from reidbench.studies.runner import Study, first
     from reidbench.studies.tables import nearest, tables
+    from reidbench.studies.tables import table as table_by_name
 
     if table not in (known := [*tables(), "matrix"]):
         raise ValueError(f"no table {table!r}: {nearest(table, known)}")
@@ -403,13 +416,15 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     for option, data in (("on", on), ("other", other)):
         _there(option, data, root)
     chosen = matrix(on or "street") if table == "matrix" else table
-    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=rows.split("|") if rows else None, build=not state)
+    if other is not None and (on is None or table == "matrix" or not table_by_name(table).pairs):
+        raise ValueError(f"--other {other}: nothing takes it; it stands for the second set of a pair, beside --on" + (f", and {table} has no pairs" if on is not None else ""))
+    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=None if rows is None else rows.split("|"), build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
-        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra))  # in their order: the folder of the records is named by it
+        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))  # in their order: the folder of the records is named by it
     if not state:
         plan.run(engine, quiet)
-    return plan, Results(plan.table, folder / "records", given["on"], other, plan.budget) if first() and not state else None
+    return plan, Results(plan.table, plan.folder / "records", given["on"], other, plan.budget) if first() and not state else None
 
 # %% ../nbs/cli/10_cli.ipynb #14e2c0bc
 def _workbench(notebook, as_app, port, browser):

@@ -319,3 +319,25 @@ def test_a_generator_learns_goes_on_and_is_read_again(town, tmp_path):
                         (lambda: DMR().fit(net, town, (62, 32)), "divisible by 4"), (lambda: misranking(torch.rand(2, 3), torch.rand(2, 3), torch.tensor([1, 1])), "one person")):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("change", ["options", "model", "pictures"])
+def test_a_generator_of_another_learning_is_not_taken_over(town, tmp_path, change):
+    "Nor its checkpoint; how it is used makes no other learning."
+    from dataclasses import replace
+
+    from reidbench.attacks.generative import DMR
+    from reidbench.nets.identity import IdentityNet
+
+    torch.manual_seed(0)
+    net, another = (IdentityNet("resnet10", 8, last_stride=1) for _ in range(2))
+    knobs = dict(width=4, critic_width=4, blocks=1, p=2, k=2, epochs=1)
+    learn = lambda folder, model=net, benchmark=town, **more: DMR(**{**knobs, **more}).fit(model, benchmark, (64, 32), tmp_path / folder, quiet=True).generator.state_dict()
+    same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)
+    first = learn("a")
+    before = (tmp_path / "a" / "generator.safetensors").stat().st_mtime_ns
+    assert same(first, learn("a", rounded=True, batch=3)) and (tmp_path / "a" / "generator.safetensors").stat().st_mtime_ns == before
+    other = {"options": dict(lr=1e-3), "model": dict(model=another), "pictures": dict(benchmark=replace(town, train=town.train[4:]))}[change]
+    assert same(learn("a", **other), fresh := learn("b", **other)) and not same(fresh, first)
+    (tmp_path / "a" / "generator.safetensors").write_bytes(b"damaged")
+    assert same(learn("a", **other), fresh)

@@ -177,3 +177,32 @@ def test_the_state_of_a_study_renders_nothing(tmp_path):
     done = say("study", "jad/table2", "--on", "street", "--budget", "small", "--state", "--root", tmp_path / "data", "--folder", tmp_path / "study")
     assert done.exit_code == 0 and "Street, second town" in done.output and "waiting" in done.output
     assert not list(tmp_path.rglob("*.jpg")) and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("typed,meant", [("--row", "--rows"), ("--bugdet", "--budget"), ("--onn", "--on"), ("--epoch", "--epochs"), ("--datta", "--data")])
+def test_a_mistyped_option_may_be_the_commands_own(tmp_path, typed, meant):
+    assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, typed, "1")
+
+
+def test_of_several_processes_the_first_tells(tmp_path, monkeypatch):
+    from reidbench.studies.runner import Study
+
+    study = ["study", "aos/table1", "--budget", "small", "--root", tmp_path, "--folder", tmp_path / "study"]
+    monkeypatch.setattr(Study, "run", lambda self, *rest: self)
+    assert say(*study).exit_code == 1 and "cannot run" in say(*study).output  # no set is there
+    monkeypatch.setattr(Study, "states", lambda self: pytest.fail("it looked"))
+    monkeypatch.setenv("RANK", "1")
+    assert (say(*study).exit_code, say(*study).output) == (0, "")
+
+
+@pytest.mark.parametrize("words", [("aos/table1", "--on", "street"), ("jad/table2",), ("matrix",)])
+def test_another_set_that_nothing_takes(tmp_path, words):
+    assert "--other market1501: nothing takes it" in refused("study", *words, "--other", "market1501", "--state", "--root", tmp_path, "--folder", tmp_path)
+
+
+def test_no_rows_are_not_all_rows(tmp_path):
+    assert "rows: give at least one" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, "--rows", "")
+
+
+def test_a_mistyped_option_of_a_training_too(sets):
+    assert "no setting --presets; did you mean --preset?" in refused("train", "tiny", "--root", sets, "--presets", "strong")

@@ -1,21 +1,25 @@
 "Studies as they happen: shared models, stages and attacked pictures, failed seeds, missing sets, records of other versions."
 import json
+import os
 import re
+import shlex
 import shutil
 import sys
 import threading
 import time
 import types
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import Timeout
 from PIL import Image
+from safetensors.torch import save
 from scipy.stats import t as student
 
-from reidbench.core.record import Record, write_whole
+from reidbench.core.record import LATER, Record, write_whole
 from reidbench.metrics.ranking import Embeddings, compare, evaluate
 from reidbench.studies import compare as comparing
 from reidbench.studies import runner, tables
@@ -172,6 +176,25 @@ def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
         assert all(alone.details["attack"][k] == pytest.approx(kept.details["attack"][k]) for k in ("own", "wrong", "before"))
 
 
+def test_memory_is_the_peak_since_it_was_reset():
+    from reidbench.core.record import peak_memory, reset_peak_memory
+
+    reset_peak_memory()
+    np.ones(40_000_000).sum()  # 305 MiB, gone again
+    before = peak_memory()
+    reset_peak_memory("cpu")
+    after = peak_memory()
+    assert 0 < after <= before and (after < before - 200 or not os.access("/proc/self/clear_refs", os.W_OK))
+
+
+def test_each_training_and_each_search_has_its_own_memory(sets, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(runner, "reset_peak_memory", lambda device: told.append(device.type))
+    monkeypatch.setattr(runner, "peak_memory", lambda device: 10.0**6 * len(told))
+    made = study(sets, tmp_path, table=rows(*TWO[:1]), seeds=1, changes={**QUICK, "epochs": 1}).run(quiet=True)
+    assert told == ["cpu", "cpu"] and made.record(made.runs[0], 0).memory == 2 * 10**6
+
+
 # -- two runs, one folder; trainings that were thrown away ------------------------------------------------------------
 
 @pytest.fixture
@@ -188,7 +211,7 @@ def instant(monkeypatch):
             trainings.append((name, settings.kind))
             if settings.kind == "bad":
                 raise RuntimeError("it diverged")
-            write_whole(Path(folder) / "model.safetensors", "")
+            write_whole(Path(folder) / "model.safetensors", save({}))
             Record(name, settings=runner.what(settings), data={"fingerprint": benchmark.fingerprint()}, weights=f"{name} {settings.kind} {len(trainings)}").save(Path(folder) / "record.json")
 
         module.train = train if name == "first" else lambda benchmark, settings, folder, quiet, start: train(benchmark, settings, folder, quiet, start=start)
@@ -235,6 +258,13 @@ def test_followers_wait_for_a_start_that_another_run_holds(instant, sets, tmp_pa
     assert instant == [("first", "plain"), ("follower", "a"), ("follower", "b")]
 
 
+def test_who_looks_is_not_taken_for_one_who_works(tmp_path, monkeypatch):
+    with runner.lock(tmp_path, "job") as mine:
+        assert runner.locked(tmp_path, "job") and not runner.locked(tmp_path, "another")
+        monkeypatch.setattr(runner.time, "sleep", lambda seconds: mine.release())  # in the pause the other one is done with looking
+        assert not runner.locked(tmp_path, "job")
+
+
 def test_done_cells_train_nothing(instant, sets, tmp_path):
     "Not the models that they start from either; where one cell is made again, its start is, and what was searched with a start that is now another."
     with_start = replace(rows(*AB, method="follower"), cells=rows(("first", {}), method="first").cells + rows(*AB, method="follower").cells)
@@ -276,6 +306,66 @@ def test_a_table_says_where_it_shows_several_models_of_one_training(instant, set
     assert notes() == ["", "seed 1: not the same training as a, Tiny", "seed 0: did not start from a, Tiny"]
 
 
+def test_the_home_folder_may_be_written_short(instant, sets, tmp_path, monkeypatch):
+    from reidbench.cli import _study
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sets").symlink_to(sets)
+    made = pair("~/sets", "~/study").run(quiet=True)
+    assert (made.root, made.folder) == (sets.resolve(), tmp_path / "study") and set(made.states()["state"]) == {"done"}
+    monkeypatch.setitem(tables.TABLES, "own/table", rows(*AB, method="follower"))
+    plan, results = _study([], "own/table", Path("~/sets"), None, None, "1", "small", "local", None, Path("~/study"), False, True)
+    assert plan.folder == made.folder and results.frame()["seeds"].eq(1).all() and len(instant) == 3
+
+
+def test_a_source_comes_before_whoever_needs_it(instant, sets, tmp_path):
+    "Also where that one is itself needed by one that was planned before; and a model that noise is made on may be the attacked one."
+    noise = tables.Tool("SMA", source="resnet50")
+    start = Run("t", "normal", "jad", (("training", "normal"),), TINY, TINY, attack=noise)
+    runs = (Run("t", "AT", "jad", (("training", "AT"), ("adversary", "SMA")), TINY, TINY), start)
+    jobs, _ = runner.plan(runs, (0, 1), Budget("small"))
+    places = {job.key: k for k, job in enumerate(jobs)}
+    assert len(jobs) == 6 and all(places[need] < places[job.key] for job in jobs for need in job.needs) and max(len(job.needs) for job in jobs) == 1
+    (own,), _ = runner.plan((Run("t", "own", "identification", (("backbone", "resnet50"),), TINY, TINY, attack=noise),), (0,), Budget("paper"))
+    assert own.sources == (("resnet50", own.key),) and own.needs == ()
+
+
+def test_changes_in_another_order_are_the_same_budget(instant, sets, tmp_path):
+    "Records that lie in a folder of the former spelling stand, and are made again where they lie."
+    one, other = Budget("small", (("p", 3), ("kind", "a-b"))), Budget("small", (("kind", "a-b"), ("p", 3)))
+    assert one.label == other.label == "small-kind-a-b-p-3"
+    for name in ("small-p-3-kind-a-b", "small-p-3", "small-p-3-kind-a", "small-p-3-kind-a-b-size-3", "paper-p-3-kind-a-b"):
+        (tmp_path / name).mkdir()
+    assert one.folders(tmp_path) == other.folders(tmp_path) == [tmp_path / "small-kind-a-b-p-3", tmp_path / "small-p-3-kind-a-b"]
+
+    changes = {"size": (32, 16), "backbone": "resnet34"}
+    made = pair(sets, tmp_path / "study", changes=changes).run(quiet=True)
+    new = tmp_path / "study" / "records" / made.budget.label
+    size = made.budget.label.removeprefix("small-backbone-resnet34-")  # with the digits that stand for its brackets
+    old = new.rename(new.with_name(f"small-{size}-backbone-resnet34"))
+    again = pair(sets, tmp_path / "study", changes=dict(reversed(changes.items())))
+    assert set(again.states()["state"]) == {"done"} and len(instant) == 3
+    assert Results(made.table, tmp_path / "study" / "records", budget=made.budget).frame()["seeds"].eq(1).all()
+    write_whole(next(old.glob("*.json")), "{")
+    again.run(quiet=True)
+    assert set(again.states()["state"]) == {"done"} and not new.exists()
+
+
+def test_of_two_records_of_a_cell_the_newer_counts(instant, sets, tmp_path):
+    from reidbench.studies.papers import Papers, Place
+
+    made = pair(sets, tmp_path, table=rows(("a", {}), method="first")).run(quiet=True)
+    file = runner.record_file(tmp_path, made.budget, made.runs[0], 0)
+    for name, created, ap in (("a-copy.json", "2020-01-01T00:00:00Z", 0.1), ("z-copy.json", "2020-01-02T00:00:00Z", 0.2)):
+        replace(Record.load(file), created=created, metrics={"Rank-1": ap, "mAP": ap}).save(file.with_name(name))
+    with pytest.warns(UserWarning) as told:
+        assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]
+    assert sorted(str(w.message) for w in told) == [f"left out: {file.with_name(name)}: {file} is a newer record of the same cell" for name in ("a-copy.json", "z-copy.json")]
+    papers = Papers(tmp_path / "records", places={"here": Place(budget="small")})
+    found, files = papers.read(made.budget)
+    assert found[made.runs[0].work][0].metrics["mAP"] == 0.25 and files[made.runs[0].work, 0] == file and len(papers.broken) == 2
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):
@@ -291,7 +381,10 @@ def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, cap
     said = capsys.readouterr().err.splitlines()
     assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)" for n, how in ((3, "plain"), (4, "re-ranked"))]
     report.since, report.last = time.time(), time.time() + 3000  # one of two jobs took 50 minutes
-    assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%H:%M', time.localtime(report.since + 6000))}"
+    assert report.where() == f"4 of 6 cells done, expected end {runner._clock(report.since + 6000)}"
+    report.last = report.since + 86400
+    assert report.where() == f"4 of 6 cells done, expected end {time.strftime('%Y-%m-%d %H:%M', time.localtime(report.since + 2 * 86400))}"
+    assert runner._clock(time.time()) in [time.strftime("%H:%M", time.localtime(time.time() - k)) for k in (0, 60)]
     report.running = {"one", "two"}  # the first of two that run at a time says nothing yet
     assert report.where() == "4 of 6 cells done"
     made.run()
@@ -326,6 +419,19 @@ def test_a_missing_set_is_said_and_the_others_go_on(sets, tmp_path):
     assert "withdrawn" in made._repr_html_()
 
 
+@pytest.mark.parametrize("error,said", [(OSError("Unable to open file (file signature not found)"), "Nowhere cannot be read: OSError: Unable to open"), (ImportError("no h5py"), "Nowhere cannot be read: ImportError: no h5py"),
+                                        (FileExistsError("built with other arguments\nsee there"), "Nowhere cannot be read: FileExistsError: built with other arguments"), (KeyError(), "Nowhere cannot be read: KeyError"),
+                                        (ValueError(""), "Nowhere cannot be read: ValueError")], ids=lambda e: type(e).__name__)
+def test_a_set_that_cannot_be_read_is_said_and_the_others_go_on(instant, sets, tmp_path, monkeypatch, error, said):
+    load = DataSet.load
+    monkeypatch.setattr(DataSet, "load", lambda self, root: (_ for _ in ()).throw(error) if self.title == "Nowhere" else load(self, root))
+    both = rows(("a", {"kind": "a"}), method="first").cells + rows(("there is none", {}), method="first", data=DataSet("Nowhere", "nowhere")).cells
+    made = pair(sets, tmp_path, table=replace(rows(("a", {"kind": "a"}), method="first"), cells=both)).run(quiet=True)
+    states = made.states().set_index("row")
+    assert states["state"].to_dict() == {"a": "done", "there is none": "cannot run"} and states.loc["there is none", "why"].startswith(said)
+    assert made.look(DataSet("Nowhere", "nowhere")) is None
+
+
 def test_a_failed_seed_is_kept_shown_and_tried_again(sets, tmp_path, monkeypatch):
     made = study(sets, tmp_path, table=rows(*TWO[:1]))
     found = runner.found
@@ -338,6 +444,43 @@ def test_a_failed_seed_is_kept_shown_and_tried_again(sets, tmp_path, monkeypatch
     assert line["seeds"] == 1 and "failed: seed 1 (RuntimeError" in line["notes"]
     monkeypatch.undo()
     assert made.run(quiet=True).states()["state"].tolist() == ["done", "done"]
+
+
+def test_a_failure_never_takes_figures_away(instant, sets, tmp_path, capsys):
+    "It is told all the same, until the cell comes out well."
+    made = pair(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="first")).run(quiet=True)
+    file = runner.record_file(tmp_path, made.budget, made.runs[0], 0)
+    good = replace(Record.load(file), settings={**Record.load(file).settings, "kind": "another"}, created="2020-01-01T00:00:00Z")  # stale: it is made again
+    good.save(file)
+    shutil.rmtree(tmp_path / "trainings")
+    sys.modules["first"].train, train = lambda *rest, **more: (_ for _ in ()).throw(RuntimeError("the disk has gone")), sys.modules["first"].train
+    made.run()
+    assert "FAILED, RuntimeError: the disk has gone" in capsys.readouterr().err and Record.load(file) == good
+    assert made.states()[["state", "why"]].values.tolist() == [["failed", "RuntimeError: the disk has gone"]]
+    assert [f.parent.name for f in (tmp_path / "records").rglob("*.json") if f != file] == ["failures"]
+    assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]  # as they were
+    sys.modules["first"].train = train
+    assert made.run(quiet=True).states()["state"].tolist() == ["done"] and list((tmp_path / "records").rglob("*.json")) == [file]
+
+
+@pytest.mark.parametrize("file,content", [("record.json", '{"name": "t", "sett'), ("model.safetensors", "x" * 50), ("model.safetensors", save({"w": torch.zeros(9)})[:-1])], ids=["record", "model", "model cut short"])
+def test_a_damaged_training_is_trained_again(instant, sets, tmp_path, file, content):
+    made = pair(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="first")).run(quiet=True)
+    write_whole(tmp_path / "trainings" / made.jobs[0].key / file, content)
+    assert made.states()["state"].tolist() == ["done"]  # the figures stand
+    runner.record_file(tmp_path, made.budget, made.runs[0], 0).unlink()
+    assert made.run(quiet=True).states()["state"].tolist() == ["done"], made.states()["why"].tolist()
+    assert len(instant) == 2 and runner.finished(tmp_path / "trainings" / made.jobs[0].key)
+
+
+@pytest.mark.parametrize("file", ["training.json", "record.json", "model.safetensors"])
+def test_a_damaged_stage_is_not_taken_for_finished(tmp_path, file):
+    from reidbench.methods.baseline import finished
+
+    trainer = types.SimpleNamespace(folder=tmp_path, about=lambda: {"settings": {}})
+    for name, content in (("training.json", '{"settings": {}}'), ("record.json", '{"name": "t"}'), ("model.safetensors", save({})), (file, "{")):
+        write_whole(tmp_path / name, content)
+    assert finished(trainer) is None
 
 
 @dataclass
@@ -434,6 +577,36 @@ def test_a_default_that_changed_since_is_run_again(sets, tmp_path):
     assert "made by reidbench 0.0.1" in Results(made.table, tmp_path / "records", budget=made.budget).frame()["notes"][0]
 
 
+@dataclass
+class _Grown(_Settings):
+    "Settings to which one was added when trainings without it had been recorded."
+    p: int = 3
+    further: int = field(default=0, metadata=LATER)
+
+
+@pytest.mark.parametrize("before", [0, 30])
+@pytest.mark.parametrize("now", [0, 30])
+def test_a_later_setting_makes_another_training_in_both_directions(tmp_path, before, now):
+    from reidbench.methods.baseline import same_training
+
+    trainer = lambda further: types.SimpleNamespace(folder=tmp_path, settings=_Grown(further=further), about=lambda: {"settings": runner.plain(runner.settings_of(_Grown(further=further)))})
+    (tmp_path / "checkpoint").mkdir()
+    same_training(trainer(before))
+    write_whole(tmp_path / "checkpoint" / "state.json", "{}")
+    told = Record("x", runner.what(_Grown(further=before)))
+    assert runner.agrees(told, _Grown(further=now)) == (before == now)
+    if before == now:
+        return same_training(trainer(now))
+    with pytest.raises(ValueError, match=f"further: {before} before, {now} now"):
+        same_training(trainer(now))
+    assert json.loads((tmp_path / "training.json").read_text()) == trainer(before).about()
+
+
+def test_settings_that_a_record_does_not_know_do_not_count():
+    told = runner.what(_Grown())
+    assert "further" not in told and runner.agrees(Record("x", {k: v for k, v in told.items() if k != "p"}), _Grown(p=4)) and runner.agrees(Record("x", {**told, "gone since": 1}), _Grown())
+
+
 def test_changed_pictures_are_another_cell(sets, tmp_path):
     shutil.copytree(sets / "tiny", tmp_path / "sets" / "tiny")
     study(tmp_path / "sets", tmp_path / "study", table=rows(*TWO[:1]), seeds=1).run(quiet=True)
@@ -449,12 +622,19 @@ def test_a_seed_is_no_setting(sets, tmp_path, budget):
         Study(rows(*TWO), root=sets, folder=tmp_path, budget=budget, changes={"seed": 5})
 
 
-@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
+@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(rows=[]), "rows: give at least one"), (dict(rows=[""]), "rows: give at least one"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
 def test_what_does_not_exist_is_named(sets, tmp_path, wrong, said):
     with pytest.raises(ValueError, match=said):
         Study(rows(*TWO), **{"root": sets, "folder": tmp_path, "budget": "small", **wrong})
     with pytest.raises(ValueError, match="did you mean 'local'"):
         study(sets, tmp_path).run("locl")
+
+
+def test_each_seed_once_and_nothing_is_a_table_too(instant, sets, tmp_path):
+    made = pair(sets, tmp_path, seeds=(1, 0, 1))
+    assert made.seeds == (1, 0) and len(made.states()) == 4
+    nothing = pair(sets, tmp_path, table=replace(rows(*AB), cells=(), rows=()))
+    assert list(nothing.states()) == list(made.states()) and len(nothing.states()) == 0 and nothing.run(quiet=True)._repr_html_()
 
 
 def test_a_broken_record_is_named(sets, tmp_path):
@@ -530,6 +710,23 @@ def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
     assert [b.label for b in labels[:2]] == ["small-degradation-illumination", "small-last-stride-1"] and len({b.label for b in labels}) == 5
 
 
+def test_a_command_that_is_told_can_be_typed(tmp_path):
+    "What the rest of a table is made with: each value as the command line reads it, and the set of the matrix."
+    from reidbench.cli import options
+    from reidbench.methods.baseline import BaselineSettings
+    from reidbench.studies.papers import Papers, Place
+
+    changes = (("size", (128, 64)), ("milestones", (40,)), ("trackers", ("tensorboard", "wandb")), ("margin", None), ("weights", "a file"), ("frozen_statistics", True), ("lr", 1e-3))
+    told = lambda *rest: shlex.split(Results(*rest).so_far().partition("(reidbench ")[2].rpartition(")")[0])
+    words = told("aos/table1", {}, "street", None, Budget("small", changes))
+    assert words[:6] == ["study", "aos/table1", "--on", "street", "--budget", "small"] and options([BaselineSettings], words[6:]) == dict(changes)
+    assert told(comparing.matrix("market1501"), {}) == ["study", "matrix", "--on", "market1501"]
+    assert told("jad/table2", {}, "street", "market1501") == ["study", "jad/table2", "--on", "street", "--other", "market1501"]
+    papers = Papers((), places={"there": Place("street", "market1501", "small", changes=changes)})
+    assert papers.command("aos/table1", "there", "Sampling")[1:] == [*words[:6], "--rows", "Sampling", *words[6:]]
+    assert "--other" in papers.command("jad/table2", "there", "JAD")
+
+
 def test_options_of_a_command_line(sets):
     "Each to the methods that know it; two that mean different things by one name, and sets that are not there, are errors with the nearest name."
     from reidbench.cli import _study, _there, options
@@ -549,6 +746,23 @@ def test_options_of_a_command_line(sets):
         _there("on", there, sets)
     with pytest.raises(ValueError, match="no table 'matrx': did you mean 'matrix'"):
         _study([], "matrx", sets, None, None, "3", "paper", "local", None, sets, True, True)
+
+
+def test_a_set_is_taken_by_its_own_path(sets, tmp_path, monkeypatch):
+    "As the readers take it; folders that are no sets are not offered."
+    from reidbench.cli import _there
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "sets").symlink_to(sets)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for there in ("./sets/tiny", "sets/tiny", str(sets / "tiny"), "~/sets/tiny"):
+        _there("on", there, tmp_path)
+        assert len(DataSet("Mine", there).load(tmp_path).train) == 48
+    for nowhere in ("./tiny", "records", "sets"):
+        with pytest.raises(ValueError, match="no such set"):
+            _there("on", nowhere, tmp_path)
+    assert "records" not in str(pytest.raises(ValueError, _there, "on", "recods", tmp_path).value)
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------
@@ -627,6 +841,69 @@ def test_different_queries_are_refused(change):
     change(b)
     with pytest.raises(ValueError, match="different pictures"):
         paired({0: a}, {0: b}, "mAP")
+
+
+def _told(run, seed, ap, **more):
+    return Record(run.row, seed=seed, data={"fingerprint": "f"}, **{"details": {"work": run.work, "reidbench": runner.__version__, "per_query": {"pid": [1, 1, 2, 2, 3], "ap": ap, "rank1": ap}}, **more})
+
+
+ODD = {"nothing of its queries": dict(details={}), "other pictures": dict(data={"fingerprint": "g"}), "no query with a match": dict(ap=[None] * 5), "half of its queries": dict(ap=[0.2] * 3)}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_record_spoils_no_other_comparison(odd):
+    "With another seed beside it that pair is left out, alone it is the verdict; nothing is thrown."
+    whole = rows(*TWO, ("third", {"dropout": 0.2}))
+    whole, (low, high, third) = replace(whole, claims=(("high", "low"), ("third", "low"))), whole.runs()
+    strange = lambda seed: replace(_told(high, seed, ODD[odd].get("ap", [0.2] * 5)), **{k: v for k, v in ODD[odd].items() if k != "ap"})
+    fine = {run.work: {s: _told(run, s, [0.1 * k] * 5) for s in (0, 1)} for k, run in enumerate((low, high, third), 1)}
+    for seeds, verdict in (({0: strange(0), 1: fine[high.work][1]}, "one seed"), ({0: strange(0)}, "cannot be compared")):
+        results = Results(whole, {**fine, high.work: seeds}, budget="small")
+        gains = results.gains().set_index(["row", "metric"])
+        assert gains.loc[("high", "mAP"), "verdict"] == verdict and "seed 0" in gains.loc[("high", "mAP"), "left out"] and gains.loc[("third", "mAP"), "verdict"] == "gain" and not gains.loc[("third", "mAP"), "left out"]
+        assert "seed 0" in results.claims().loc["high over low", ("Tiny", "mAP")] and "+20.0" in results.claims().loc["third over low", ("Tiny", "mAP")]
+        assert results.figure() is not None and results.text() and results._repr_html_()
+
+
+def test_a_terminal_shows_what_the_page_does():
+    "A star at the figure, the reason below, once; a seed that failed and cells that failed altogether among them."
+    whole = rows(*TWO)
+    low, high = whole.runs()
+    good = lambda run, seed: _told(run, seed, [0.1] * 5, metrics={"Rank-1": 0.5, "mAP": 0.25})
+    results = Results(whole, {low.work: {0: good(low, 0), 1: _told(low, 1, [], failure="the disk has gone")}, high.work: {0: _told(high, 0, [], failure="it diverged")}}, budget="small")
+    text = results.text().splitlines()
+    assert next(line for line in text if line.startswith("low ")).split() == ["low", "50.0", "*", "25.0", "*"] and next(line for line in text if line.startswith("high")).split() == ["high", "-", "*", "-", "*"]
+    assert [line for line in text if line.startswith("* ")] == ["* low, Tiny: failed: seed 1 (the disk has gone)", "* high, Tiny: failed: seed 0 (it diverged)"]
+    assert all(line.removeprefix("* ") in results._repr_html_() for line in text if line.startswith("* "))
+    doubtful = Results("jad/table7", {}, budget="paper").text()
+    assert "†" in doubtful and "† JAD, No-attack, mAP: " in doubtful and "* " not in doubtful
+
+
+@pytest.mark.parametrize("name", ["jad/table4", "jad/table8", "aos/table2", "msfl/table4"])
+def test_a_set_is_not_in_the_place_of_itself(name):
+    assert set(Results(name, {}, on="market1501").frame()["different"]) == {""}
+    assert set(Results(name, {}, on="street").frame()["different"]) <= {f"Street in the place of {own}" for own in ("Market1501", "DukeMTMC-reID")}
+    assert set(Results("jad/table2", {}, "market1501", "dukemtmc-reid").frame()["different"]) == {""}
+    assert "Street → Street, second town in the place of Market1501 → DukeMTMC-reID" in set(Results("jad/table2", {}, on="street").frame()["different"])
+
+
+def test_a_part_of_a_set_is_not_the_set_of_the_paper():
+    told = "not the whole published set: train: found 3 images, published 12,936 images"
+    cell = tables.table("aos/table1").cells_for()[0]
+    record = lambda **data: Record("x", seed=0, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": "f", **data}, details={"work": cell.run.work, "reidbench": runner.__version__})
+    line = lambda **data: Results("aos/table1", {cell.run.work: {0: record(**data)}}).frame().iloc[0]
+    for notes in ({}, {"notes": ["counts as published", "rendered: 128 people"]}):
+        assert (line(**notes)["different"], line(**notes)["notes"]) == ("", "")
+    for notes in ({"notes": ["camera 2 asks", told]}, {"train_notes": [told]}):
+        assert (line(**notes)["different"], line(**notes)["notes"]) == (f"not all of {cell.group}", told)
+
+
+def test_a_record_keeps_what_the_readers_said(sets, tmp_path):
+    "Of both sets."
+    noted = lambda note: replace(TINY.load(sets), notes=(note,))
+    elsewhere = types.SimpleNamespace(train_set=types.SimpleNamespace(identity="another", load=lambda root: noted("half of it")))
+    data = runner._sets(rows(*TWO).runs()[0], elsewhere, sets, noted("all of it"))
+    assert (data["notes"], data["train_notes"]) == (["all of it"], ["half of it"])
 
 
 def test_results_show_the_paper_ours_and_what_differs(unbroken, sets):

@@ -336,6 +336,20 @@ def test_a_set_of_the_paper_keeps_its_own_figures():
     assert next(c for c in swapped if c.row == "JAD" and c.group == DM and c.metric == "Rank-1").figure.value == 47.5
 
 
+@pytest.mark.parametrize("spelled,name", [("CUHK03", "cuhk03"), ("Street", "street"), ("Market-1501", "market1501"), ("DukeMTMC-reID", "dukemtmc-reid"), ("VIPeR", "viper"), ("Street-Dark", "street-dark")])
+def test_a_set_is_the_same_however_it_is_spelled(spelled, name):
+    from reidbench.studies.compare import Results
+    from reidbench.studies.runner import Study
+
+    for t in ("aos/table1", "gaag/table1"):
+        assert table(t).runs(spelled) == table(t).runs(name)
+    assert matrix(spelled) == matrix(name) and table("jad/table2").runs("street", spelled) == table("jad/table2").runs("street", name)
+    assert table("aos/table1").runs(DataSet("Mine", spelled)) == table("aos/table1").runs(DataSet("Mine", name))
+    assert Results("aos/table1", {}, spelled).on == Study("aos/table1", on=spelled, build=False).on == name
+    for own in (f"./{spelled}", f"sets/{spelled}", f"~/{spelled}", "Mine"):  # a folder is what its path says
+        assert {r.test.name for r in table("aos/table1").runs(own)} == {own}
+
+
 def test_domain_pairs():
     pairs = {(r.train, r.test) for r in table("jad/table2").runs("street")}
     assert pairs == {(pages.STREET, pages.SECOND_TOWN), (pages.SECOND_TOWN, pages.STREET)}

@@ -188,7 +188,7 @@ def test_every_command_is_one_that_the_study_takes(pages, root):
                 assert words[:2] == ["reidbench", "study"]
                 given = study.make_context("study", words[2:])
                 said, count = given.params, count + 1
-                assert (said["table"], said["on"], said["other"], said["budget"], said["rows"]) == (name, place.on, place.other, place.budget, row)
+                assert (said["table"], said["on"], said["other"], said["budget"], said["rows"]) == (name, place.on, place.other if name == "jad/table2" else None, place.budget, row)  # no other table takes a second set
                 assert (said["root"], said["folder"]) == (root / "nowhere", Path("elsewhere")) and said["seeds"] == {3: "3", (0, 4): "0,4,", (5,): "5,"}[place.seeds]
                 for option in ("on", "other"):
                     _there(option, said[option], said["root"])

@@ -6,7 +6,9 @@
 __all__ = ['NoiseGenerator', 'PairCritic', 'misranking', 'least_likely', 'ms_ssim', 'DMR']
 
 # %% ../../nbs/attacks/30_generative.ipynb #12bfac60
-from dataclasses import dataclass
+import json
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +18,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from .base import on_paper
 from ..core.base import check_images, set_seed
+from ..core.record import plain, write_whole
 from ..data.augment import Augment, Flip
 from ..data.batches import Batches, Pixels, PKSampler
 from ..losses.adversarial import AdversarialLoss
 from ..nets.backbones import frozen
-from ..nets.weights import read_model, save_model
+from ..nets.weights import read_model, save_model, weights_hash
 from ..train.loop import Loop, LoopSettings, processes
 
 # %% ../../nbs/attacks/30_generative.ipynb #8201b60d
@@ -140,6 +143,22 @@ def ms_ssim(
     return (values.clamp_min(1e-6) ** (weights / weights.sum())[:, None]).prod(0)
 
 # %% ../../nbs/attacks/30_generative.ipynb #74f6ef81
+def _learnt(file):
+    "Which learning a generator's file says that it came from, or None."
+    try:
+        return read_model(file)[1].get("learnt")
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _make_room(folder, told):
+    "Throw away what another learning has left: a checkpoint of it must not be gone on with."
+    if not (folder / "learning.json").is_file() or (folder / "learning.json").read_text() != told:
+        for old in ("checkpoint", "checkpoint.old"):
+            shutil.rmtree(folder / old, ignore_errors=True)
+    write_whole(folder / "learning.json", told)
+
+
 class _Learning:
     "The part of DMR that trains its generator."
 
@@ -148,7 +167,7 @@ class _Learning:
         model,          # with `.embed` and `.logits`: the one at hand
         benchmark,      # data.people.Benchmark: its training pictures
         size,           # height, width in pixels, divisible by 4
-        folder=None,    # where the checkpoint and generator.safetensors go; what is begun there is gone on with
+        folder=None,    # where the checkpoint and generator.safetensors go; what is begun there is gone on with, unless other options, another model or other pictures were
         quiet=False,
         device=None,
         alone=False,    # only this one of several processes learns it; the others wait
@@ -156,11 +175,16 @@ class _Learning:
         "Train the generator; returns the attack itself."
         if size[0] % 4 or size[1] % 4:
             raise ValueError(f"the generator halves pictures twice: height and width must be divisible by 4, got {size}")
-        if folder is not None and (Path(folder) / "generator.safetensors").is_file():
+        self.learnt = plain({"options": {k: v for k, v in asdict(self).items() if k not in ("rounded", "batch")}, "model": weights_hash(model), "data": benchmark.fingerprint(), "size": list(size)})
+        if folder is not None and _learnt(Path(folder) / "generator.safetensors") == self.learnt:
             return self.load(Path(folder) / "generator.safetensors")
         people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
         settings = LoopSettings(epochs=self.epochs, seed=self.seed, precision="bf16" if self.precision == "bf16" else "no", device=device)
         accelerator = processes(device, alone=alone)
+        if folder is not None:
+            if accelerator.process_index == 0:
+                _make_room(Path(folder), json.dumps(self.learnt, indent=1))
+            accelerator.wait_for_everyone()
         set_seed(self.seed)
         nets = {"generator": NoiseGenerator(self.width, self.blocks), "critic": PairCritic(self.critic_width)}
         self.generator, victim = nets["generator"], frozen(model).to(accelerator.device)
@@ -225,7 +249,7 @@ class DMR(_Learning):
     def __post_init__(self):
         if not 0 < self.eps <= 1 or self.epochs < 0 or self.lr <= 0:
             raise ValueError(f"eps must be above 0 and at most 1, epochs at least 0, lr above 0; got {self.eps:g}, {self.epochs}, {self.lr:g}")
-        self.generator = None
+        self.generator = self.learnt = None
 
     def change(self, images):
         "Images and the generator's noise, in the box and in [0, 1]."
@@ -251,7 +275,7 @@ class DMR(_Learning):
 
     def save(self, file):
         "Write the generator."
-        save_model(file, self.generator, eps=self.eps, method="dmr")
+        save_model(file, self.generator, eps=self.eps, method="dmr", learnt=self.learnt)
 
     def load(self, file):
         "Read a generator that `save` wrote; returns the attack itself."

@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import nn
 
 from ..core.base import set_seed
-from ..core.record import Record, peak_memory, plain, settings_of, surroundings, write_whole
+from ..core.record import Record, all_settings, peak_memory, plain, settings_of, surroundings, write_whole
 from ..data import benchmarks
 from ..data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from ..data.batches import Batches, Pixels, PKSampler, ShuffleSampler
@@ -260,7 +260,8 @@ def same_training(trainer):
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
         free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)  # may change: the same training elsewhere, and longer, unless its rates follow from its end
-        differ = [f"{k}: {former['settings'].get(k)} before, {v} now" for k, v in mine["settings"].items() if former["settings"].get(k) != v and k not in free]
+        before, now = (all_settings(told["settings"], trainer.settings) for told in (former, mine))
+        differ = [f"{k}: {before.get(k)} before, {v} now" for k, v in now.items() if before.get(k) != v and k not in free]
         differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
         if differ:
             raise ValueError(f"{trainer.folder} holds the checkpoint of another training ({'; '.join(differ)}): give another folder, or delete this one")
@@ -277,14 +278,20 @@ def finished(
     files = [trainer.folder / f for f in ("training.json", "record.json", name)] if trainer.folder is not None else []
     if not files or not all(f.is_file() for f in files):
         return None
-    about, record = trainer.about(), Record.load(files[1])
+    try:
+        record, former = Record.load(files[1]), json.loads(files[0].read_text())
+    except ValueError:
+        return None  # damaged: `fit` goes on from the checkpoint, or begins anew
+    about = trainer.about()
     if record.failure:
         return None  # trained, but not searched: `fit` does that again
     what = lambda settings: {k: v for k, v in settings.items() if k not in HOW}  # where and how it ran makes no other training
-    former = json.loads(files[0].read_text())
     if {**former, "settings": what(former["settings"])} != {**about, "settings": what(about["settings"])} or what(record.settings) != what(about["settings"]):
         return None  # another training, or one that was begun anew: `fit` goes on or says what differs
-    model = load(files[2], device)
+    try:
+        model = load(files[2], device)
+    except ValueError:
+        return None  # damaged
     return Run(model, record) if weights_hash(model) == record.weights else None
 
 # %% ../../nbs/methods/10_baseline.ipynb #ed5135d1

@@ -101,7 +101,7 @@ def audit(
     benchmark,            # data.people.Benchmark
     size=(256, 128),      # height, width in pixels
     kinds=tuple(SEVERITIES),
-    severities=(1, 2, 3, 4, 5),
+    severities=(1, 2, 3, 4, 5),  # or their names
     progress=True,
     **options,            # of `search`
 ) -> Audit:
@@ -109,7 +109,11 @@ def audit(
     unknown = [k for k in kinds if k not in SEVERITIES]
     if unknown:
         raise ValueError(f"no degradation {unknown[0]!r}: take some of {', '.join(SEVERITIES)}")
-    conditions = [("", 0), *((kind, severity) for kind in kinds for severity in severities)]
+    steps = [SEVERITY_NAMES.index(s) + 1 if s in SEVERITY_NAMES else s for s in severities]
+    wrong = [s for s in steps if s not in range(1, 6)]
+    if wrong:
+        raise ValueError(f"severity {wrong[0]!r}: give 1 to 5, or one of {', '.join(SEVERITY_NAMES)}")
+    conditions = [("", 0), *((kind, step) for kind in kinds for step in steps)]
     found = {}
     for kind, severity in tqdm(conditions, desc="audit", unit="search", disable=not progress):
         found[kind, severity] = search(embed, benchmark, size, condition=(kind, severity) if kind else None, **options)

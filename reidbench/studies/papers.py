@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.record import Record
 from ..data.benchmarks import PUBLISHED, locate
-from .compare import Results, figure_of
+from .compare import Results, command, figure_of, files_of
 from .runner import Budget, lacking
 from .tables import nearest
 from .tables import table as table_by_name
@@ -104,14 +103,10 @@ class Papers:
     def _read(self, budget):
         "({work: {seed: Record}}, {(work, seed): file}) of one budget."
         found, files = {}, {}
-        for file in [f for place in self.records for f in sorted((place / budget.label).glob("*.json"))]:
-            try:
-                record = Record.load(file)
-            except ValueError as error:
-                self.broken.append(str(error))
-                continue
-            found.setdefault(record.details.get("work"), {})[record.seed] = record
-            files[record.details.get("work"), record.seed] = file
+        for place in self.records:
+            for (work, seed), (file, record) in files_of(place, budget, self.broken.append).items():
+                found.setdefault(work, {})[seed] = record
+                files[work, seed] = file
         return found, files
 
     def page(self, table, place):
@@ -155,8 +150,5 @@ def _command(papers, table, place, row):
     if row not in {c.row for c in table.cells_for(place.on, place.other)}:
         return []
     seeds = str(place.seeds) if isinstance(place.seeds, int) else ",".join(map(str, place.seeds)) + ","
-    said = [("--on", place.on), ("--other", place.other), ("--budget", None if place.budget == "paper" else place.budget), ("--seeds", None if seeds == "3" else seeds), ("--rows", row),
-            ("--data", None if papers.root == Path("data") else papers.root.as_posix()), ("--folder", None if papers.folder == Path("outputs/studies") else papers.folder.as_posix())]
-    text = lambda v: "x".join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)
-    said += [("--" + k.replace("_", "-"), text(v)) for k, v in dict(place.changes).items()]
-    return ["reidbench", "study", table.name, *(w for name, value in said if value is not None for w in (name, value))]
+    return command(table, place.on, place.other, place.made, seeds=None if seeds == "3" else seeds, rows=row, data=None if papers.root == Path("data") else papers.root.as_posix(),
+                   folder=None if papers.folder == Path("outputs/studies") else papers.folder.as_posix())

@@ -8,8 +8,8 @@ __all__ = ['SINGLE', 'MARKET', 'DUKE', 'MSMT17', 'CUHK03', 'MLR_CUHK03', 'MLR_VI
            'TOOLS', 'FGSM', 'M_IFGSM', 'SMA', 'FNA', 'ODFA', 'LTA', 'LTA_ONE', 'DMR', 'P1', 'P2', 'CS', 'MISPRINTS',
            'EACH', 'TABLES', 'OURS', 'AREAS', 'PROBABILITIES', 'RATIOS', 'SCALES', 'DataSet', 'ask_from', 'Tool',
            'scaling', 'find', 'nearest', 'translate', 'digest', 'slug', 'Run', 'make_settings', 'Figure', 'Cell',
-           'elsewhere', 'Table', 'Misprint', 'Column', 'Row', 'row', 'columns', 'on_sets', 'parse', 'add', 'tables',
-           'table']
+           'called', 'elsewhere', 'Table', 'Misprint', 'Column', 'Row', 'row', 'columns', 'on_sets', 'parse', 'add',
+           'tables', 'table']
 
 # %% ../../nbs/studies/10_tables.ipynb #50cc881a
 import difflib
@@ -320,6 +320,17 @@ class Cell:
         return None if not self.runs else self.run.key if len(self.runs) == 1 else f"mean-of-{digest([r.key for r in self.runs])}"
 
 # %% ../../nbs/studies/10_tables.ipynb #ff69fb9b
+def called(
+    on,  # a set's name in any spelling, a path, a DataSet, or None
+):
+    "The name by which a set is known here (Market-1501: market1501): what is asked about it afterwards is asked by that name. Paths and sets of one's own stay as they are."
+    from reidbench.data.benchmarks import PUBLISHED, plain
+
+    if isinstance(on, DataSet):
+        return replace(on, name=called(on.name))
+    return {plain(name): name for name in (*PUBLISHED, *PLAIN_SETS, *LOW_SETS)}.get(plain(on), on) if isinstance(on, str) and not re.search(r"^[.~]|[/\\]", on) else on
+
+
 def elsewhere(
     data,        # DataSet of the paper
     on,          # name of a set, or DataSet: takes the place of the paper's first set
@@ -327,7 +338,7 @@ def elsewhere(
     second=(),   # names of the paper's sets that are second in a pair
 ):
     "The set that takes the place of a paper's."
-    target = other if data.name in second else on
+    target = called(other if data.name in second else on)
     if isinstance(target, DataSet):
         return target
     if data.protocol == SINGLE:
@@ -379,6 +390,11 @@ class Table:
     def needs(self):
         "Names of the sets that its runs take."
         return tuple(dict.fromkeys(d.name for run in self.runs() for d in (run.train, run.test)))
+
+    @property
+    def pairs(self):
+        "Whether it trains on one set and searches in another."
+        return any(run.train.name != run.test.name for run in self.runs())
 
     def cell(self, row, group, metric):
         "One cell by its heads."
