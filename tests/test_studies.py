@@ -265,6 +265,20 @@ def test_who_looks_is_not_taken_for_one_who_works(tmp_path, monkeypatch):
         assert not runner.locked(tmp_path, "job")
 
 
+def test_a_job_that_another_run_has_just_done_is_not_begun(instant, sets, tmp_path, monkeypatch, capsys):
+    "Between the look whether it is done and its lock."
+    made, lock = pair(sets, tmp_path, table=rows(("a", {}), method="first")), runner.lock
+
+    def held(folder, key):
+        if not instant:
+            runner.work_off(made.jobs[0], made.root, made.folder)
+        return lock(folder, key)
+
+    monkeypatch.setattr(runner, "lock", held)
+    made.run()
+    assert len(instant) == 1 and "running" not in capsys.readouterr().err and made.states()["state"].tolist() == ["done"]
+
+
 def test_done_cells_train_nothing(instant, sets, tmp_path):
     "Not the models that they start from either; where one cell is made again, its start is, and what was searched with a start that is now another."
     with_start = replace(rows(*AB, method="follower"), cells=rows(("first", {}), method="first").cells + rows(*AB, method="follower").cells)

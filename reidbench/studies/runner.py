@@ -716,7 +716,7 @@ class Report:
 # %% ../../nbs/studies/30_runner.ipynb #bb76df89
 def _settled(study, job):
     "Nothing to do here: all searches are done or cannot run, and nobody waits for the model."
-    if not all(_state(study, run, job.seed)["state"] in ("done", "cannot run") for run in job.searches):
+    if not all(done(study.folder, run, job, study.look) is not None or study.reason(run, job.seed) for run in job.searches):
         return False
     return finished(study.folder / "trainings" / job.key) or bool(study.missing(job.train_set)) or all(_settled(study, other) for other in study.jobs if job.key in other.needs)
 
@@ -746,7 +746,7 @@ def here(study, quiet=False):
 
 def _take(study, job, over, report, quiet):
     "Do a job unless another run holds it, or trains a model that it needs; whether it is over."
-    if agreed(first() and _settled(study, job)):  # the first alone looks: each look holds locks
+    if agreed(first() and _settled(study, job)):
         return True
     if not agreed(all(key in over or finished(study.folder / "trainings" / key) for key in job.needs)):
         return False
@@ -758,6 +758,8 @@ def _take(study, job, over, report, quiet):
     if not agreed(free):
         return False
     try:
+        if agreed(first() and _settled(study, job)):  # by another run, since the look above
+            return True
         report.begin(job)
         work_off(_ready(study, job), study.root, study.folder, quiet, report.look)
         report.end(job)
