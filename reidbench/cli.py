@@ -391,13 +391,13 @@ def _tables():
 # %% ../nbs/cli/10_cli.ipynb #48d9109f
 def _there(option, name, root):
     "An error where a set is neither known nor a folder that `benchmarks.load` would read."
-    from reidbench.data.benchmarks import PUBLISHED, _folder_of, plain
+    from reidbench.data.benchmarks import PUBLISHED, folder_of, plain
     from reidbench.studies.tables import LOW_SETS, PLAIN_SETS, nearest
 
     root = root.expanduser()
     known = {*PUBLISHED, *LOW_SETS, *PLAIN_SETS, *(p.name for p in (root.iterdir() if root.is_dir() else ()) if (p / "bounding_box_train").is_dir())}
     called = (*known, *(folder for p in PUBLISHED.values() for folder in p.folders))
-    if name is not None and plain(Path(name).name) not in map(plain, called) and _folder_of(name, root, None) is None:
+    if name is not None and plain(Path(name).name) not in map(plain, called) and folder_of(name, root, None) is None:
         raise ValueError(f"--{option} {name}: no such set, and no folder of that name in {root}: {nearest(name, sorted(known))}")
 
 
@@ -421,7 +421,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=None if rows is None else rows.split("|"), build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
-        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))  # in their order: the folder of the records is named by it
+        plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))
     if not state:
         plan.run(engine, quiet)
     return plan, Results(plan.table, plan.folder / "records", given["on"], other, plan.budget) if first() and not state else None

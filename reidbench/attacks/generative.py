@@ -158,7 +158,7 @@ def _make_room(folder, told):
             shutil.rmtree(folder / old, ignore_errors=True)
     write_whole(folder / "learning.json", told)
 
-
+# %% ../../nbs/attacks/30_generative.ipynb #74f6ef82
 class _Learning:
     "The part of DMR that trains its generator."
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURES', 'MARKET_NAME', 'PUBLISHED', 'MSMT_NAME', 'CUHK03_NAME', 'SPLITS', 'pictures_in', 'parse_names',
            'Published', 'available', 'locate', 'missing', 'compare_counts', 'read_market', 'read_msmt17', 'read_viper',
-           'halves', 'read_pku', 'read_caviar', 'unpack_cuhk03', 'read_cuhk03', 'read_street', 'plain', 'load',
-           'from_frame', 'from_csv', 'from_folder']
+           'halves', 'read_pku', 'read_caviar', 'unpack_cuhk03', 'read_cuhk03', 'read_street', 'plain', 'folder_of',
+           'load', 'from_frame', 'from_csv', 'from_folder']
 
 # %% ../../nbs/data/20_benchmarks.ipynb #daf52e93
 import inspect
@@ -472,7 +472,7 @@ def plain(text) -> str:
     "A name without case and punctuation: Market-1501 is market1501."
     return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
-def _folder_of(
+def folder_of(
     name: str,                      # of a set, or a path
     root: Path,                     # the folder above it, or itself
     published: Published | None,    # None: any folder in Market's layout
@@ -494,7 +494,7 @@ def load(
     "A set by its name, its counts compared with the published ones."
     called, root = plain(_own_name(Path(name).expanduser())), Path(root).expanduser()
     published = next((p for p in PUBLISHED.values() if called in map(plain, (p.name, *p.folders))), None)
-    folder = _folder_of(name, root, published)
+    folder = folder_of(name, root, published)
     if published is None:
         if folder is None: raise FileNotFoundError(f"no set {name!r}: published ones are {', '.join(PUBLISHED)}, and {(root / name).resolve()} is no folder with {_MARKET_LAYOUT}. "
                                                    "For other layouts use from_folder, from_csv or from_frame")

@@ -196,7 +196,7 @@ def _word(value):
         return str(value)
     return ("x" if all(isinstance(v, int) and v >= 0 for v in value) else ",").join(map(str, value))
 
-
+# %% ../../nbs/studies/40_compare.ipynb #b3cc3280
 class Results:
     "A table with its records: `.frame()`, `.gains()`, `.claims()`, `.so_far()`, `.figure()`; shows itself."
 

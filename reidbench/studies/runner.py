@@ -220,7 +220,7 @@ def keep(
     beside(file).unlink(missing_ok=True)  # first: who looks in between finds a cell to be made, not one that failed
     return record.save(file)
 
-
+# %% ../../nbs/studies/30_runner.ipynb #3f568c40
 def model_of(
     folder,       # of a finished training
     method,       # a key of METHODS
@@ -657,7 +657,7 @@ def _clock(seconds):
     when, now = time.localtime(seconds), time.localtime()
     return time.strftime("%H:%M" if when[:3] == now[:3] else "%Y-%m-%d %H:%M", when)
 
-
+# %% ../../nbs/studies/30_runner.ipynb #804f3820
 class Report:
     "Says where a study stands, one line an event: cells done, running, expected end. It reads the folder: what another run or a worker makes counts as well."
 
