@@ -207,7 +207,7 @@ def _several(text, default):
         raise ValueError
     return tuple(word.strip() for word in text.split(",") if word.strip()) if numbers is None else numbers
 
-
+# %% ../nbs/cli/10_cli.ipynb #b3ffcc1b
 def options(
     kinds, # dataclasses of settings
     extra, # ["--epochs", "20", "--size=128x64", ...]

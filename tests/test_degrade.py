@@ -101,7 +101,7 @@ def mirrored(i, n):
     return i if n > 1 else 0
 
 
-@pytest.mark.parametrize("h, w, sigma", [(9, 7, .8), (4, 3, 2.5), (1, 6, 1.1)])
+@pytest.mark.parametrize("h, w, sigma", [(9, 7, .8), (4, 3, 2.5), (1, 6, 1.1), (5, 4, 8.3)])  # the last reaches round the mirrored picture more than once
 def test_blur_against_a_plain_loop(h, w, sigma):
     images, reach = batch(1, h, w, dtype=torch.float64), math.ceil(3 * sigma)
     weights = {k: math.exp(-k * k / (2 * sigma ** 2)) for k in range(-reach, reach + 1)}
@@ -111,6 +111,14 @@ def test_blur_against_a_plain_loop(h, w, sigma):
             for x in range(w):
                 slow[c, y, x] = sum(a * b * float(images[0, c, mirrored(y + i, h), mirrored(x + j, w)]) for i, a in weights.items() for j, b in weights.items()) / total
     assert np.allclose(dg.blur(images, sigma)[0].numpy(), slow, atol=1e-10)
+
+
+def test_the_widest_blur_is_the_mean_of_the_mirrored_picture():
+    "However wide: it asks for no more memory than eight pictures' width."
+    images = batch(2, 16, 8, dtype=torch.float64)
+    shares = [torch.tensor([1.] + [2.] * (n - 2) + [1.], dtype=torch.float64) / (2 * (n - 1)) for n in (16, 8)]  # the mirror shows the edges half as often
+    mean = torch.einsum("nchw,h,w->nc", images, *shares)[..., None, None]
+    assert all(torch.allclose(dg.blur(images, sigma), mean.expand_as(images), atol=1e-4) for sigma in (1e3, 1e12))
 
 
 @pytest.mark.parametrize("length, angle", [(3, 0), (4, 90), (5, 30), (2.5, 135), (6, -75)])

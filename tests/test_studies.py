@@ -342,6 +342,9 @@ def test_a_source_comes_before_whoever_needs_it(instant, sets, tmp_path):
     assert len(jobs) == 6 and all(places[need] < places[job.key] for job in jobs for need in job.needs) and max(len(job.needs) for job in jobs) == 1
     (own,), _ = runner.plan((Run("t", "own", "identification", (("backbone", "resnet50"),), TINY, TINY, attack=noise),), (0,), Budget("paper"))
     assert own.sources == (("resnet50", own.key),) and own.needs == ()
+    each = [Run("t", mine, "identification", (("backbone", mine),), TINY, TINY, attack=tables.Tool("SMA", source=other)) for mine, other in (("resnet50", "densenet121"), ("densenet121", "resnet50"))]
+    with pytest.raises(ValueError, match="waits for the other's model .*two tables"):
+        runner.plan(each, (0,), Budget("paper"))
 
 
 def test_changes_in_another_order_are_the_same_budget(instant, sets, tmp_path):

@@ -83,8 +83,8 @@ def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_learns(colo
 
 def test_a_search_that_fails_loses_no_model(colours, tmp_path):
     strange = Benchmark("strange", colours.train, colours.query, colours.gallery.assign(pid=colours.gallery.pid + 1000))
-    with pytest.warns(UserWarning, match="the search at the end failed: .*no query has a valid match"):
-        run = train(strange, TINY, tmp_path, quiet=True)
+    with pytest.warns(UserWarning, match="the search at the end failed: .*no query has a valid match"), pytest.warns(UserWarning, match="epoch 1: the search failed: .*no query has a valid match"):
+        run = train(strange, replace(TINY, evaluate_every=1), tmp_path, quiet=True)
     assert run.record.metrics == {} and "no query has a valid match" in Record.load(tmp_path / "record.json").failure
     assert same(weights(run), load_identity(tmp_path / "model.safetensors").state_dict())
 

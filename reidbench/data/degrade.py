@@ -115,6 +115,9 @@ def blur_matrix(
     weights = torch.exp(-.5 * (steps / sigma.clamp_min(1e-6)[:, None]) ** 2) * (steps.abs() <= reach[:, None])
     weights = weights / weights.sum(1, keepdim=True)
     period = max(1, 2 * (length - 1))
+    if len(steps) > period:  # what falls on one place of the mirror is added first
+        weights = torch.zeros(len(sigma), period, dtype=weights.dtype, device=sigma.device).scatter_add(1, (steps % period).expand(len(sigma), -1), weights)
+        steps = torch.arange(period, device=sigma.device)
     at = (torch.arange(length, device=sigma.device)[:, None] + steps) % period  # mirrored as often as needed
     at = torch.where(at < length, at, period - at)
     matrix = torch.zeros(len(sigma), length, length, dtype=sigma.dtype, device=sigma.device)
@@ -126,7 +129,7 @@ def blur(
     sigma,   # >= 0, pixels, one or per image
 ):
     "Gaussian blur; differentiable."
-    sigmas = per_image(sigma, check_images(images), "sigma", 0)
+    sigmas = per_image(sigma, check_images(images), "sigma", 0).clamp_max(8 * max(images.shape[2:]))  # a wider one averages the whole picture just so, and would fill the memory
     if len(images) == 0:
         return images.clone()
     rows, columns = blur_matrix(images.shape[2], sigmas)[:, None], blur_matrix(images.shape[3], sigmas)[:, None]

@@ -223,8 +223,11 @@ def searched(loop, trainer):
     "Rank-1 and mAP at the end of an epoch, each `evaluate_every`."
     found = {}
     if loop.epoch % trainer.settings.evaluate_every == 0 and loop.rank == 0:
-        metrics = measure(loop.plain["model"], trainer.benchmark, trainer.settings.size)
-        found = {name: metrics[name] for name in ("Rank-1", "mAP") if name in metrics}
+        try:
+            metrics = measure(loop.plain["model"], trainer.benchmark, trainer.settings.size)
+            found = {name: metrics[name] for name in ("Rank-1", "mAP") if name in metrics}
+        except Exception as error:  # as at the end: whatever stops a search, the training goes on
+            warnings.warn(f"{trainer.name} on {trainer.benchmark.name}, epoch {loop.epoch}: the search failed: {type(error).__name__}: {error}", stacklevel=2)
     agreed()
     return found
 

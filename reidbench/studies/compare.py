@@ -147,7 +147,7 @@ def paired(
     reach = _reach(level, parts)
     return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist(), "left out": left}
 
-
+# %% ../../nbs/studies/40_compare.ipynb #9f720c3c
 def _reach(level, parts):
     "How far an interval goes to each side: of (standard error, degrees of freedom) pairs, each Student's, together."
     return float(np.hypot.reduce([error * student.ppf((1 + level) / 2, max(free, 1)) for error, free in parts]))

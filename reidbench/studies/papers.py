@@ -97,7 +97,7 @@ class Papers:
 
     def again(self):
         "Forget what was read: the files have changed."
-        self.broken = []                                  # what could not be read
+        self.broken = []                                  # records left out, and why
         self.read, self.needs = lru_cache(None)(self._read), lru_cache(None)(lambda data: needed(data, self.root))
 
     def _read(self, budget):

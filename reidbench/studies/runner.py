@@ -156,11 +156,13 @@ def plan(
     return list(placed.values()), cannot
 
 
-def _order(key, jobs, placed):
+def _order(key, jobs, placed, behind=()):
     "Place a job behind all that it needs."
+    if key in behind:
+        raise ValueError(f"each of {' and '.join(sorted(behind))} waits for the other's model (noise made on one is turned against the other, and the other way round): put their attacks into two tables")
     if key not in placed:
         for need in jobs[key].needs:
-            _order(need, jobs, placed)
+            _order(need, jobs, placed, (*behind, key))
         placed[key] = jobs[key]
 
 

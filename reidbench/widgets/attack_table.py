@@ -240,7 +240,7 @@ class Pictured(Lines):
 class Stopped(Exception):
     "The run is no longer wanted."
 
-
+# %% ../../nbs/widgets/80_attack_table.ipynb #246d831f
 class Attacking(Pictured):
     "Attacks in the background, a batch at a time."
 

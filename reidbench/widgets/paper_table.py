@@ -257,7 +257,7 @@ class Reading(Pages):
         if self.running:
             return
         if self.papers.broken:
-            return self.say("bad file", f"{len(self.papers.broken)} record{'s' if len(self.papers.broken) > 1 else ''} cannot be read: {self.papers.broken[0]}")
+            return self.say("bad file", f"{len(self.papers.broken)} record{'s' if len(self.papers.broken) > 1 else ''} left out: {self.papers.broken[0]}")
         lines = self.seen()
         done, same = sum(v["ours"] is not None for v in lines), sum(v["verdict"][:1] == "✓" for v in lines)
         said = f"{self.name}: {done} of {len(lines)} cells run" + (f", {same} within ± {self.tolerance:g} of the paper" if done and not self.page()["different"] else "")

@@ -139,7 +139,7 @@ def _without_places(line, *folders):
         line = line.replace(folder, "…")
     return line
 
-
+# %% ../../nbs/widgets/90_training_run.ipynb #1eee1db8
 class Reading(Told):
     "The part that looks at the diaries, twice a second while something happens."
 

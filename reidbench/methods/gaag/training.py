@@ -206,7 +206,7 @@ def train(
     marks = {name: weights_hash(m) for name, m in (("adjuster", adjuster), ("attacker", attacker), ("teacher", teacher)) if m is not None}
     return GAAGTrainer(benchmark, s, folder, quiet, Generation(s, adjuster, attacker, teacher), marks).fit()
 
-
+# %% ../../../nbs/methods/gaag/50_training.ipynb #ba9733eb
 def _check_ahead(benchmark, settings, folder, teacher):
     "Say now what a later stage would fail with after hours."
     s, people = settings, benchmark.train.loc[benchmark.train["pid"] >= 0, "pid"].nunique()
