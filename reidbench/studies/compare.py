@@ -92,7 +92,8 @@ def marks(records, run, budget, shown=None):
     "What a reader must know of these records: failed seeds, another version, settings that have changed since, pictures that were missing, other models than those `shown` beside them (of `models`)."
     said, shown = [], shown or {}
     for seed, record in sorted(records.items()):
-        for training, weights, words in ((run.training, record.weights, "not the same training as"), (run.starts_from and run.starts_from.training, record.details.get("start"), "did not start from")):
+        began = run.starts_from and run.starts_from.training
+        for training, weights, words in ((run.training, record.weights, "not the same training as"), (began, record.details.get("start"), "did not start from")):
             other, where = shown.get((training, seed), (weights, ""))
             if weights and other != weights:
                 said.append(f"seed {seed}: {words} {where}")
@@ -145,7 +146,8 @@ def paired(
     runs = each.std(ddof=1) / np.sqrt(len(both)) if len(both) > 1 else 0.0
     gain, parts = each.mean(), ((people, len(lines) - 1), (runs, len(both) - 1))
     reach = _reach(level, parts)
-    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts), "seeds": len(both), "each": each.round(2).tolist(), "left out": left}
+    return {"gain": float(gain), "low": float(gain - reach), "high": float(gain + reach), "p": _chance(abs(gain), parts),
+            "seeds": len(both), "each": each.round(2).tolist(), "left out": left}
 
 # %% ../../nbs/studies/40_compare.ipynb #9f720c3c
 def _reach(level, parts):
@@ -186,7 +188,8 @@ def command(
     if table.name == "matrix":  # its set is its own
         on = table.runs()[0].test.name
     sets = {"on": getattr(on, "name", on), "other": getattr(other, "name", other) if on is not None and table.pairs else None}
-    said = {**sets, "budget": None if budget is None or budget.name == "paper" else budget.name, **options, **({} if budget is None else {name: _word(value) for name, value in budget.changes})}
+    changes = {} if budget is None else {name: _word(value) for name, value in budget.changes}
+    said = {**sets, "budget": None if budget is None or budget.name == "paper" else budget.name, **options, **changes}
     return ["reidbench", "study", table.name, *(word for name, value in said.items() if value is not None for word in ("--" + name.replace("_", "-"), value))]
 
 
@@ -234,30 +237,34 @@ class Results:
         gains = self.gains()
         if not len(gains):
             return self.so_far()
-        points = lambda v: f"{round(v, 9) + 0.0:+.1f}"  # a minus that rounding left before nothing goes, that of an interval across zero stays
         gains["claim"] = gains["row"] + " over " + gains["over"]
-        seeds = lambda r, left: (f", {r.seeds} seed{'s' if r.seeds > 1 else ''}" if r.seeds < 3 else "") + (f", left out: {left}" if left else "")
-        gains["points"] = [f"{points(r.gain)} ({points(r.low)} to {points(r.high)})" + seeds(r, left) if r.seeds else f"{r.verdict}: {left}" for r, left in zip(gains.itertuples(), gains["left out"])]
+        gains["points"] = [_points(line) for line in gains.to_dict("records")]
         return gains.pivot(index="claim", columns=["group", "metric"], values="points").reindex(gains["claim"].unique()).rename_axis(None)
 
     def so_far(self):
         "How much of the table has been run (a row: all its columns), and the command for the rest."
         seeds = self.frame().groupby("row", sort=False)["seeds"].min()
         done, missing = seeds[seeds > 0], list(seeds.index[seeds == 0])
-        told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run" + (f", {' to '.join(dict.fromkeys(map(str, (done.min(), done.max()))))} seed{'s' if done.max() > 1 else ''}" if len(done) else "")
-        return told + (f"; not yet: {', '.join(missing)} ({shlex.join(command(self.table, self.on, self.other, self.budget))})" if missing else "")
+        told = f"{self.table.name}: {len(done)} of {len(seeds)} rows run"
+        if len(done):
+            told += f", {' to '.join(dict.fromkeys(map(str, (done.min(), done.max()))))} seed{'s' if done.max() > 1 else ''}"
+        if missing:
+            told += f"; not yet: {', '.join(missing)} ({shlex.join(command(self.table, self.on, self.other, self.budget))})"
+        return told
 
     def figure(self):
         return draw_gains(self)
 
     def text(self):
         "The table for a terminal: ours, the paper's in brackets."
-        lines, there = self.frame(), lambda v: v is not None and v == v
-        lines["cell"] = [(f"{r.ours:.1f}" if there(r.ours) else "-") + (f" +- {r.sd:.1f}" if there(r.sd) else "") + (f" ({r.paper:g}{'†' if r.doubt else ''})" if there(r.paper) else "")
-                         + (f" [{r.seeds}]" if 0 < r.seeds < lines["seeds"].max() else "") + (" *" if r.notes else "") for r in lines.itertuples()]
+        lines = self.frame()
+        lines["cell"] = [_in_words(line, lines["seeds"].max()) for line in lines.itertuples()]
         rows, columns = (list(dict.fromkeys(k)) for k in (lines["row"], zip(lines["group"], lines["metric"])))
-        wide = lines.set_index(["row", "group", "metric"])["cell"].unstack(["group", "metric"]).reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns, names=["", ""])).fillna("")
-        return f"{wide.to_string()}\n" + (f"mean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; " if lines["seeds"].any() else "") + f"in brackets the paper's figure. Ours: {'; '.join(dict.fromkeys(d for d in lines['different'] if d)) or 'the set and budget of the paper'}" + "".join(f"\n{note}" for note in _remarks(lines, "* "))
+        wide = lines.set_index(["row", "group", "metric"])["cell"].unstack(["group", "metric"])
+        wide = wide.reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns, names=["", ""])).fillna("")
+        spread = f"mean +- standard deviation over {_of_seeds(lines)}, [n] where there are fewer; " if lines["seeds"].any() else ""
+        key = f"{spread}in brackets the paper's figure. Ours: {_different(lines) or 'the set and budget of the paper'}"
+        return "\n".join([wide.to_string(), key, *_remarks(lines, "* ")])
 
     def _repr_html_(self):
         return _draw_results(self)
@@ -271,20 +278,42 @@ def _of_seeds(lines):
 
 def _remarks(lines, star=""):
     "What there is to say of single cells of a frame, each once."
-    told = [f"{star}{r.row}, {r.group}: {r.notes}" for r in lines.itertuples() if r.notes] + [f"† {r.row}, {r.group}, {r.metric}: {r.doubt}" for r in lines.itertuples() if r.doubt]
-    return list(dict.fromkeys(told))
+    notes = [f"{star}{r.row}, {r.group}: {r.notes}" for r in lines.itertuples() if r.notes]
+    doubts = [f"† {r.row}, {r.group}, {r.metric}: {r.doubt}" for r in lines.itertuples() if r.doubt]
+    return list(dict.fromkeys(notes + doubts))
+
+
+def _different(lines):
+    "What was different from the paper, each once."
+    return "; ".join(dict.fromkeys(d for d in lines["different"] if d))
+
+
+def _there(value):
+    "Whether a place of a frame holds a number."
+    return value is not None and value == value
+
+
+def _in_words(line, most):
+    "A cell for a terminal."
+    told = f"{line.ours:.1f}" if _there(line.ours) else "-"
+    told += f" +- {line.sd:.1f}" if _there(line.sd) else ""
+    told += f" ({line.paper:g}{'†' if line.doubt else ''})" if _there(line.paper) else ""
+    return told + (f" [{line.seeds}]" if 0 < line.seeds < most else "") + (" *" if line.notes else "")
 
 
 def _line(results, cell, shown):
-    ours = results.of(cell)
-    said = [m for run in cell.runs for m in marks(results.all.get(run.work, {}), run, results.budget, shown)]
+    "One cell of a table, its records together."
+    ours, printed = list(results.of(cell).values()), cell.figure.value
+    records = [results.all.get(run.work, {}) for run in cell.runs]
+    said = [m for run, mine in zip(cell.runs, records) for m in marks(mine, run, results.budget, shown)]
     here = cell.run.test.title if cell.run.train == cell.run.test else f"{cell.run.train.title} → {cell.run.test.title}"
-    different = ([f"{here} in the place of {cell.of}"] if cell.of and cell.of != here and results.on is not None else []) + ([f"budget {results.budget.label}"] if results.budget.label != "paper" else [])
-    if any(partial(r) for run in cell.runs for r in results.all.get(run.work, {}).values()):
-        different.append(f"not all of {here}")
-    mean = float(np.mean(list(ours.values()))) if ours else None
-    return {"row": cell.row, "group": cell.group, "metric": cell.metric, "paper": cell.figure.value, "ours": mean, "sd": float(np.std(list(ours.values()), ddof=1)) if len(ours) > 1 else None,
-            "seeds": len(ours), "difference": mean - cell.figure.value if ours and cell.figure.value is not None and not cell.figure.wrong else None, "doubt": cell.figure.misprint, "different": "; ".join(different), "notes": "; ".join(dict.fromkeys(said))}
+    different = [text for text, so in ((f"{here} in the place of {cell.of}", cell.of and cell.of != here and results.on is not None),
+                                       (f"budget {results.budget.label}", results.budget.label != "paper"),
+                                       (f"not all of {here}", any(partial(r) for mine in records for r in mine.values()))) if so]
+    mean = float(np.mean(ours)) if ours else None
+    return {"row": cell.row, "group": cell.group, "metric": cell.metric, "paper": printed, "ours": mean, "sd": float(np.std(ours, ddof=1)) if len(ours) > 1 else None, "seeds": len(ours),
+            "difference": mean - printed if ours and printed is not None and not cell.figure.wrong else None,
+            "doubt": cell.figure.misprint, "different": "; ".join(different), "notes": "; ".join(dict.fromkeys(said))}
 
 # %% ../../nbs/studies/40_compare.ipynb #2060e7b1
 def _claims(results):
@@ -300,22 +329,41 @@ def _claims(results):
             except ValueError as error:
                 found = {**dict.fromkeys(("gain", "low", "high", "p"), np.nan), "seeds": 0, "each": [], "left out": [str(error)]}
             if found is not None:
-                verdict = "cannot be compared" if not found["seeds"] else "one seed" if found["seeds"] == 1 else "gain" if found["low"] > 0 else "loss" if found["high"] < 0 else "cannot be told"
-                lines.append({"row": row, "over": over, "group": group, "metric": metric, "paper": printed, **found, "left out": "; ".join(found["left out"]), "verdict": verdict})
+                about = {"row": row, "over": over, "group": group, "metric": metric, "paper": printed}
+                lines.append({**about, **found, "left out": "; ".join(found["left out"]), "verdict": _verdict(found)})
     return pd.DataFrame(lines, columns=["row", "over", "group", "metric", "paper", "gain", "low", "high", "p", "seeds", "each", "left out", "verdict"])
+
+
+def _verdict(found):
+    "What `paired` found, in two words."
+    if found["seeds"] < 2:
+        return "one seed" if found["seeds"] else "cannot be compared"
+    return "gain" if found["low"] > 0 else "loss" if found["high"] < 0 else "cannot be told"
+
+
+def _points(line):
+    "A gain with its interval as a reader takes it in; a minus that rounding left before nothing goes, that of an interval across zero stays."
+    if not line["seeds"]:
+        return f"{line['verdict']}: {line['left out']}"
+    gain, low, high = (f"{round(line[part], 9) + 0.0:+.1f}" for part in ("gain", "low", "high"))
+    few = f", {line['seeds']} seed{'s' if line['seeds'] > 1 else ''}" if line["seeds"] < 3 else ""
+    return f"{gain} ({low} to {high}){few}" + (f", left out: {line['left out']}" if line["left out"] else "")
 
 # %% ../../nbs/studies/40_compare.ipynb #7c615980
 def draw_gains(results, metrics=("Rank-1", "mAP")):
     "The paper's gains as rings, ours as dots with their intervals."
     gains, colours = results.gains(), dict(zip(PER_QUERY, (OKABE_ITO[0], OKABE_ITO[1])))
     traces, several = [], gains["group"].nunique() > 1
+    place = {name: k for k, name in enumerate(gains["group"].unique())}
     for metric in metrics:
-        mine = gains[gains["metric"] == metric].sort_values("group", kind="stable", key=lambda g: g.map({name: k for k, name in enumerate(gains["group"].unique())}))
+        mine = gains[gains["metric"] == metric].sort_values("group", kind="stable", key=lambda g: g.map(place))
         labels = [f"{r.row} over {r.over}" + (f", {r.group}" if several else "") + f" <i>{metric}</i>" for r in mine.itertuples()]
         error = dict(type="data", symmetric=False, array=mine["high"] - mine["gain"], arrayminus=mine["gain"] - mine["low"], thickness=2)
+        hover = "%{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f}), p %{customdata[2]:.3f}, %{customdata[3]} seeds"
         traces.append(go.Scatter(x=mine["gain"], y=labels, mode="markers", name=f"{metric}, here", marker=dict(size=9, color=colours[metric]), error_x=error,
-                                 customdata=mine[["low", "high", "p", "seeds"]], hovertemplate="%{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f}), p %{customdata[2]:.3f}, %{customdata[3]} seeds"))
-        traces.append(go.Scatter(x=mine["paper"], y=labels, mode="markers", name=f"{metric}, the paper on its set", marker=dict(size=11, color=colours[metric], symbol="circle-open", line=dict(width=2))))
+                                 customdata=mine[["low", "high", "p", "seeds"]], hovertemplate=hover))
+        traces.append(go.Scatter(x=mine["paper"], y=labels, mode="markers", name=f"{metric}, the paper on its set",
+                                 marker=dict(size=11, color=colours[metric], symbol="circle-open", line=dict(width=2))))
     here = ", ".join([*([getattr(results.on, "name", results.on)] if results.on is not None else []), f"budget {results.budget.label}"])
     drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({here}) and in the paper", x="points gained", y="", height=150 + 26 * max(len(gains), 2))
     return drawn.add_vline(x=0, line=dict(color="#8a9099", width=1)).update_yaxes(autorange="reversed")
@@ -327,28 +375,35 @@ def _draw_results(results):
     columns = list(dict.fromkeys(zip(lines["group"], lines["metric"])))
     cell = {(r.row, r.group, r.metric): r for r in lines.itertuples()}
     heads = "".join(f"<th style='text-align:center'>{html.escape(g)}<br>{html.escape(m)}</th>" for g, m in columns)
-    body = "".join(f"<tr><td style='text-align:left'>{html.escape(row)}</td>" + "".join(_place(cell.get((row, *column)), lines["seeds"].max()) for column in columns) + "</tr>" for row in dict.fromkeys(lines["row"]))
-    different = "; ".join(dict.fromkeys(d for d in lines["different"] if d))
-    notes = [f"bold: here, mean ± standard deviation over {_of_seeds(lines)}, (n) where there are fewer; small: the paper's figure" + (" (ours less the paper's)" if not different else "") + (f". Not the same experiment: {different}" if different else "")]
-    notes += _remarks(lines)
-    return (f"<table><caption><b>{html.escape(results.table.name)}</b>: {html.escape(results.table.title)}</caption><thead><tr><th></th>{heads}</tr></thead><tbody>{body}</tbody></table>"
-            + "".join(f"<div style='opacity:.7'>{html.escape(n)}</div>" for n in notes))
+    body = ""
+    for row in dict.fromkeys(lines["row"]):
+        places = "".join(_place(cell.get((row, *column)), lines["seeds"].max()) for column in columns)
+        body += f"<tr><td style='text-align:left'>{html.escape(row)}</td>{places}</tr>"
+    different = _different(lines)
+    key = f"bold: here, mean ± standard deviation over {_of_seeds(lines)}, (n) where there are fewer; small: the paper's figure"
+    key += f". Not the same experiment: {different}" if different else " (ours less the paper's)"
+    caption = f"<caption><b>{html.escape(results.table.name)}</b>: {html.escape(results.table.title)}</caption>"
+    return (f"<table>{caption}<thead><tr><th></th>{heads}</tr></thead><tbody>{body}</tbody></table>"
+            + "".join(f"<div style='opacity:.7'>{html.escape(note)}</div>" for note in (key, *_remarks(lines))))
 
 
 def _place(line, most):
     if line is None:
         return "<td></td>"
-    there = lambda v: v is not None and v == v
-    told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", *([f"ours less the paper's: {line.difference:+.1f}"] if there(line.difference) else []), *([line.notes] if line.notes else [])]
-    said = html.escape("; ".join(told), quote=True)
+    told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", f"ours less the paper's: {line.difference:+.1f}" if _there(line.difference) else "", line.notes]
+    said = html.escape("; ".join(filter(None, told)), quote=True)
     digits = 2 if line.metric in ("params", "flops") else 1
-    ours = f"<b>{line.ours:.{digits}f}</b>" + (f" ± {line.sd:.1f}" if there(line.sd) and digits == 1 else "") + (f" ({line.seeds})" if line.seeds < most else "") if there(line.ours) else "–"
-    paper = (f"{line.paper:g}" + (" †" if line.doubt else "") + (f" ({line.difference:+.1f})" if there(line.difference) and not line.different else "")) if there(line.paper) else "–"
+    ours = paper = "–"
+    if _there(line.ours):
+        ours = f"<b>{line.ours:.{digits}f}</b>" + (f" ± {line.sd:.1f}" if _there(line.sd) and digits == 1 else "") + (f" ({line.seeds})" if line.seeds < most else "")
+    if _there(line.paper):
+        paper = f"{line.paper:g}" + (" †" if line.doubt else "") + (f" ({line.difference:+.1f})" if _there(line.difference) and not line.different else "")
     return f"<td style='text-align:center' title='{said}'>{ours}{' *' if line.notes else ''}<br><small style='opacity:.65'>{paper}</small></td>"
 
 # %% ../../nbs/studies/40_compare.ipynb #11de0e63
-ROWS = {"Identification": ("di_reid/table1", "ResNet50"), "Strong baseline": ("jad/table8", "with RK: SB"), "AOS": ("aos/table1", "Sampling"), "MSFL + MSGR": ("msfl/table4", "+MSGR"),
-        "GAAG": ("gaag/table1", "Ours"), "DI-REID": ("di_reid/table1", "Ours"), "JAD": ("jad/table3", "JAD")}  # where the papers' tables say how each is trained
+ROWS = {  # where the papers' tables say how each is trained
+    "Identification": ("di_reid/table1", "ResNet50"), "Strong baseline": ("jad/table8", "with RK: SB"), "AOS": ("aos/table1", "Sampling"),
+    "MSFL + MSGR": ("msfl/table4", "+MSGR"), "GAAG": ("gaag/table1", "Ours"), "DI-REID": ("di_reid/table1", "Ours"), "JAD": ("jad/table3", "JAD")}
 ATTACKS = (FGSM, M_IFGSM, SMA, FNA, ODFA, LTA)
 
 
@@ -358,13 +413,15 @@ def matrix(
 ):
     "All methods against all troubles, as a Table that the runner takes."
     data = elsewhere(STREET, on)
-    conditions = [("as it is", {}), *((kind.replace("_", " "), {"degrade": (kind, severity)}) for kind in SEVERITIES), *((tool.name, {"attack": tool}) for tool in ATTACKS)]
+    degraded = [(kind.replace("_", " "), {"degrade": (kind, severity)}) for kind in SEVERITIES]
+    conditions = [("as it is", {}), *degraded, *((tool.name, {"attack": tool}) for tool in ATTACKS)]
     cells = []
     for row, (name, line) in ROWS.items():
         model = next(run for run in table_by_name(name).runs() if run.row == line)
         base = Run("matrix", row, model.method, model.choice, data, data, defence=model.defence)
         known = [(f"{tool.name}, adaptive", {"attack": replace(tool, adaptive=True)}) for tool in ATTACKS] if model.defence else []
-        cells += [Cell("matrix", row, group, metric, Figure(note="no paper has it"), "reidbench", (replace(base, **change),)) for group, change in (*conditions, *known) for metric in ("Rank-1", "mAP")]
+        cells += [Cell("matrix", row, group, metric, Figure(note="no paper has it"), "reidbench", (replace(base, **change),))
+                  for group, change in (*conditions, *known) for metric in ("Rank-1", "mAP")]
     columns = tuple(dict.fromkeys((c.group, c.metric) for c in cells))
     claims = (*((row, "Identification") for row in list(ROWS)[2:]), ("JAD", "Strong baseline"))
     return Table("matrix", "All methods against all troubles", tuple(ROWS), columns, tuple(cells), claims)
@@ -376,8 +433,11 @@ def draw_matrix(results, metric="mAP"):
     lines = lines[lines["metric"] == metric]
     rows, groups = list(dict.fromkeys(lines["row"])), list(dict.fromkeys(lines["group"]))
     wide = lines.pivot(index="row", columns="group", values="ours").reindex(index=rows, columns=groups).astype(float).dropna(how="all").dropna(axis=1, how="all")
-    told = {(r.row, r.group): f"{r.ours:.0f}" + (f"<br>± {r.sd:.0f}" if r.seeds > 1 else "") + (f"<br>({r.seeds})" if r.seeds < 3 else "") for r in lines.itertuples() if r.seeds}
+    told = {(r.row, r.group): f"{r.ours:.0f}" + (f"<br>± {r.sd:.0f}" if r.seeds > 1 else "") + (f"<br>({r.seeds})" if r.seeds < 3 else "")
+            for r in lines.itertuples() if r.seeds}
     text = [[told.get((row, group), "") for group in wide.columns] for row in wide.index]
-    drawn = figure(go.Heatmap(z=wide.to_numpy(), x=list(wide.columns), y=list(wide.index), text=text, texttemplate="%{text}", colorscale="Cividis", zmin=0, zmax=100, colorbar=dict(title=f"{metric}, %")),
-                   title=f"{metric} under every trouble, {results.budget.label} budget: mean ± standard deviation over three seeds (or so many)", height=180 + 56 * max(len(wide), 2))
+    cells = go.Heatmap(z=wide.to_numpy(), x=list(wide.columns), y=list(wide.index), text=text, texttemplate="%{text}", colorscale="Cividis", zmin=0, zmax=100,
+                       colorbar=dict(title=f"{metric}, %"))
+    title = f"{metric} under every trouble, {results.budget.label} budget: mean ± standard deviation over three seeds (or so many)"
+    drawn = figure(cells, title=title, height=180 + 56 * max(len(wide), 2))
     return drawn.update_yaxes(autorange="reversed").update_xaxes(tickangle=-35)

@@ -69,8 +69,8 @@ class Budget:
             return not text if not parts else any(text.startswith(f"-{part}") and spells(text[len(part) + 1:], parts[:k] + parts[k + 1:]) for k, part in enumerate(parts))
 
         place, parts = Path(records), list(self._told().values())
-        others = sorted(f for f in place.iterdir() if f.name.startswith(f"{self.name}-") and f.name != self.label and spells(f.name[len(self.name):], parts)) if len(parts) > 1 and place.is_dir() else []
-        return [place / self.label, *others]
+        there = [f for f in place.iterdir() if f.name.startswith(f"{self.name}-") and f.name != self.label] if len(parts) > 1 and place.is_dir() else []
+        return [place / self.label, *sorted(f for f in there if spells(f.name[len(self.name):], parts))]
 
     def settings(
         self,
@@ -159,7 +159,8 @@ def plan(
 def _order(key, jobs, placed, behind=()):
     "Place a job behind all that it needs."
     if key in behind:
-        raise ValueError(f"each of {' and '.join(sorted(behind))} waits for the other's model (noise made on one is turned against the other, and the other way round): put their attacks into two tables")
+        raise ValueError(f"each of {' and '.join(sorted(behind))} waits for the other's model "
+                         "(noise made on one is turned against the other, and the other way round): put their attacks into two tables")
     if key not in placed:
         for need in jobs[key].needs:
             _order(need, jobs, placed, (*behind, key))
@@ -315,7 +316,8 @@ def found(
     shares = lambda values: [None if v != v else round(float(v), 5) for v in values]  # None: the query has no match
     began = {k: v for k, v in training.details.items() if k == "start"}  # weights' hash of the model that the training started from
     per_query = {"pid": plain(ranking.query_pid), "ap": shares(ranking.ap), "rank1": shares(ranking.rank1)}
-    return _record(run, job, training.settings, metrics=metrics, curves=training.curves, seconds=training.seconds + time.time() - since, memory=max(training.memory or 0, peak_memory(device) or 0),
+    return _record(run, job, training.settings, metrics=metrics, curves=training.curves,
+                   seconds=training.seconds + time.time() - since, memory=max(training.memory or 0, peak_memory(device) or 0),
                    weights=training.weights, surroundings=surroundings(device), data=_sets(run, job, root, benchmark),
                    details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query, **began, **told})
 
@@ -361,11 +363,14 @@ def searched(
     if kept.get("aim") != aim:
         kept.update(aim=aim, attack=_aimed(run, job, net, place, root))
     attack, source = kept["attack"]
-    result = attacked(benchmark, net, attack, defence=defence, adaptive=run.attack.adaptive, source=source, size=tuple(settings.size), protocol=run.test.protocol, rerank=run.rerank, known=kept.get(behind), seed=job.seed)
+    result = attacked(benchmark, net, attack, defence=defence, adaptive=run.attack.adaptive, source=source, size=tuple(settings.size),
+                      protocol=run.test.protocol, rerank=run.rerank, known=kept.get(behind), seed=job.seed)
     kept[behind] = result
     before, after = result.scores().values()
     key = dict(job.sources).get(run.attack.source)
-    made = {"attacker": result.said["attacker"], "seed": getattr(attack, "seed", None), **({"source": _weights(Path(place) / key)} if key else {})}  # the weights' hash of the model that it was made on
+    made = {"attacker": result.said["attacker"], "seed": getattr(attack, "seed", None)}
+    if key:
+        made["source"] = _weights(Path(place) / key)  # the weights' hash of the model that it was made on
     return result.after, {"attack": {"before": before, "own": after["own"], "wrong": after["wrong"], "seconds": attack.seconds / max(attack.count, 1), **made}}
 
 
@@ -380,10 +385,12 @@ def _aimed(run, job, net, place, root):
     if not hasattr(attack, "fit"):
         return Once(attack), source
     folder = place / f"{key or job.key}" / slug(run.attack.name)
-    attack.epochs = min(attack.epochs, Record.load(place / key / "record.json").settings["epochs"] if key else settings.epochs)  # as many as the model that it learns against: whom it is used on later has no say
+    # as many as the model that it learns against: whom it is used on later has no say
+    attack.epochs = min(attack.epochs, Record.load(place / key / "record.json").settings["epochs"] if key else settings.epochs)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "generator.lock"):  # rows and runs share it
-        return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device, alone=True)), None  # the first of several processes makes all searches
+        alone = True  # the first of several processes makes all searches
+        return Once(attack.fit(source or net, job.train_set.load(root), tuple(settings.size), folder, quiet=True, device=settings.device, alone=alone)), None
 
 # %% ../../nbs/studies/30_runner.ipynb #fcb8f939
 @lru_cache(maxsize=None)
@@ -618,7 +625,8 @@ TOLD = ("row", "set", "search", "seed", "state", "why", "job", "seconds")  # of 
 def _state(study, run, seed):
     "One search's line."
     job = next((j for j in study.jobs if j.seed == seed and any(r.work == run.work for r in j.searches)), None)
-    line = {"row": run.row, "set": run.test.title, "search": asked(run), "seed": seed, "state": "waiting", "why": "", "job": job.key if job else "", "seconds": float("nan")}
+    line = {"row": run.row, "set": run.test.title, "search": asked(run), "seed": seed, "state": "waiting", "why": "",
+            "job": job.key if job else "", "seconds": float("nan")}
     try:
         study.record(run, seed)
     except ValueError as error:
@@ -669,7 +677,8 @@ class Report:
         jobs = [] if self.quiet else [_ready(study, job) for job in study.jobs]
         self.jobs = [job for job in jobs if not _settled(study, job)]
         self.seen = {(job.key, run.work): self._written(job, run) for job in jobs for run in job.searches}
-        self.good = {(job.key, run.work): True for job in jobs for run in job.searches if done(study.folder, run, job, study.look) is not None}  # whether a cell that is over came out well
+        # whether a cell that is over came out well
+        self.good = {(job.key, run.work): True for job in jobs for run in job.searches if done(study.folder, run, job, study.look) is not None}
 
     def begin(self, job):
         self.running.add(job.key)
@@ -688,7 +697,8 @@ class Report:
             if written not in (None, self.seen[cell]):
                 failure = self.study.failure(run, job.seed)
                 self.seen[cell], self.good[cell] = written, not failure
-                told = f"FAILED, {failure}" if failure else ", ".join(f"{k} {100 * v:.1f}" for k, v in self.study.record(run, job.seed).metrics.items() if k in ("Rank-1", "mAP"))
+                metrics = {} if failure else self.study.record(run, job.seed).metrics
+                told = f"FAILED, {failure}" if failure else ", ".join(f"{k} {100 * v:.1f}" for k, v in metrics.items() if k in ("Rank-1", "mAP"))
                 self.say(f"    {run.row}, {run.test.title}, {asked(run)}, seed {job.seed}: {told} ({len(self.good)} of {len(self.seen)})")
         self._over({job.key for job in self.jobs if self._ended(job)})
 
@@ -696,7 +706,8 @@ class Report:
         "Cells done, and when all will be: at the pace of the jobs that are over, once they are as many as run at a time."
         failed, left = list(self.good.values()).count(False), len(self.jobs) - len(self.over)
         end = self.last + (self.last - self.since) * left / len(self.over) if self.over and len(self.over) >= len(self.running) else None
-        return f"{len(self.good)} of {len(self.seen)} cells done" + (f", {failed} of them failed" if failed else "") + (f", expected end {_clock(max(end, time.time()))}" if end else "")
+        expected = f", expected end {_clock(max(end, time.time()))}" if end else ""
+        return f"{len(self.good)} of {len(self.seen)} cells done" + (f", {failed} of them failed" if failed else "") + expected
 
     def _ended(self, job):
         told = [self.good.get((job.key, run.work)) for run in job.searches]
@@ -720,7 +731,9 @@ def _settled(study, job):
     "Nothing to do here: all searches are done or cannot run, and nobody waits for the model."
     if not all(done(study.folder, run, job, study.look) is not None or study.reason(run, job.seed) for run in job.searches):
         return False
-    return finished(study.folder / "trainings" / job.key) or bool(study.missing(job.train_set)) or all(_settled(study, other) for other in study.jobs if job.key in other.needs)
+    if finished(study.folder / "trainings" / job.key) or study.missing(job.train_set):
+        return True
+    return all(_settled(study, other) for other in study.jobs if job.key in other.needs)
 
 
 def _ready(study, job):
@@ -852,13 +865,20 @@ def _show(study):
     "States as a table: one line a row and set, one chip a seed."
     states, lines = study.states(), ""
     for (row, data, search), mine in states.groupby(["row", "set", "search"], sort=False):
-        chips = "".join(f"<td style='text-align:center'><span title='{html.escape(why or state, quote=True)}' style='background:{COLOURS[state]};color:{'#000' if state == 'cannot run' else '#fff'};"
-                        f"border-radius:.6em;padding:.05em .6em'>{state}</span></td>" for state, why in zip(mine["state"], mine["why"]))
-        lines += f"<tr><td style='text-align:left'>{html.escape(row)}</td><td style='text-align:left'>{html.escape(data)}</td><td style='text-align:left'>{html.escape(search)}</td>{chips}</tr>"
+        chips = "".join(f"<td style='text-align:center'>{_chip(state, why)}</td>" for state, why in zip(mine["state"], mine["why"]))
+        lines += "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in (row, data, search)) + f"{chips}</tr>"
     heads = "".join(f"<th style='text-align:center'>seed {s}</th>" for s in study.seeds)
     why = "".join(f"<li>{html.escape(w)}</li>" for w in dict.fromkeys(states["why"]) if w)
-    return (f"<table><caption><b>{html.escape(study.table.name)}</b>, budget {html.escape(study.budget.label)}: {len(states)} searches, {len(study.jobs)} trainings</caption>"
-            f"<thead><tr><th style='text-align:left'>row</th><th style='text-align:left'>set</th><th style='text-align:left'>search</th>{heads}</tr></thead><tbody>{lines}</tbody></table><ul>{why}</ul>")
+    titles = "".join(f"<th style='text-align:left'>{text}</th>" for text in ("row", "set", "search"))
+    caption = f"<b>{html.escape(study.table.name)}</b>, budget {html.escape(study.budget.label)}: {len(states)} searches, {len(study.jobs)} trainings"
+    return f"<table><caption>{caption}</caption><thead><tr>{titles}{heads}</tr></thead><tbody>{lines}</tbody></table><ul>{why}</ul>"
+
+
+def _chip(state, why):
+    "A state as a coloured word; why, where the mouse rests."
+    colour = "#000" if state == "cannot run" else "#fff"
+    return (f"<span title='{html.escape(why or state, quote=True)}' style='background:{COLOURS[state]};color:{colour};"
+            f"border-radius:.6em;padding:.05em .6em'>{state}</span>")
 
 # %% ../../nbs/studies/30_runner.ipynb #95b826cc
 def draw_plan(study):
@@ -868,18 +888,22 @@ def draw_plan(study):
     at, lines, points = {}, [], []
     for k, job in enumerate(jobs):
         at[job.key] = (0.875 if job.start else 0.0, -k)
-        points.append((*at[job.key], f"{job.run.method} on {job.run.train.title}", COLOURS["done"] if finished(study.folder / "trainings" / job.key) else COLOURS["waiting"], "square"))
+        state = "done" if finished(study.folder / "trainings" / job.key) else "waiting"
+        points.append((*at[job.key], f"{job.run.method} on {job.run.train.title}", COLOURS[state], "square"))
         lines += [(at[need], at[job.key]) for need in job.needs]
         for i, run in enumerate(job.searches):
             place = (1.75, -k - i / max(len(job.searches), 1) * 0.8)
             mine = states[(states["row"] == run.row) & (states["seed"] == job.seed) & (states["set"] == run.test.title) & (states["search"] == asked(run))]
             points.append((*place, f"{run.row}: {asked(run)}", COLOURS[mine["state"].iloc[0]], "circle"))
             lines.append((at[job.key], place))
-    edges = go.Scatter(x=[x for a, b in lines for x in (a[0], b[0], None)], y=[y for a, b in lines for y in (a[1], b[1], None)], mode="lines", line=dict(color="#8a9099", width=1), hoverinfo="skip", showlegend=False)
-    nodes = go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], text=[p[2] for p in points], mode="markers+text", textposition=["top right" if p[4] == "square" else "middle right" for p in points], cliponaxis=False, hoverinfo="text",
+    edges = go.Scatter(x=[x for a, b in lines for x in (a[0], b[0], None)], y=[y for a, b in lines for y in (a[1], b[1], None)],
+                       mode="lines", line=dict(color="#8a9099", width=1), hoverinfo="skip", showlegend=False)
+    nodes = go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], text=[p[2] for p in points], mode="markers+text",
+                       textposition=["top right" if p[4] == "square" else "middle right" for p in points], cliponaxis=False, hoverinfo="text",
                        marker=dict(size=11, color=[p[3] for p in points], symbol=[p[4] for p in points]), showlegend=False)
-    drawn = figure(edges, nodes, title=f"{study.table.name}: what is trained (squares) and searched (dots) for one seed", x="", y="", height=140 + 22 * max(len(jobs) + sum(len(j.searches) for j in jobs), 4))
-    return drawn.update_xaxes(range=[-0.15, 2.9], tickvals=[0, 0.875, 1.75], ticktext=["trained", "trained again", "searched"], showgrid=False, zeroline=False).update_yaxes(visible=False)
+    title, height = f"{study.table.name}: what is trained (squares) and searched (dots) for one seed", 140 + 22 * max(len(jobs) + sum(len(j.searches) for j in jobs), 4)
+    drawn = figure(edges, nodes, title=title, x="", y="", height=height).update_yaxes(visible=False)
+    return drawn.update_xaxes(range=[-0.15, 2.9], tickvals=[0, 0.875, 1.75], ticktext=["trained", "trained again", "searched"], showgrid=False, zeroline=False)
 
 
 Study.figure = draw_plan
