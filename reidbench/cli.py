@@ -119,7 +119,8 @@ def _numbers(name, text, kind=float):
 
 # %% ../nbs/cli/10_cli.ipynb #71ec13b0
 A_SET = "A set's name, or a folder in Market-1501's layout, by its name under --root or by its own path."
-OF_THE_SET = typer.Option([], "--set", metavar="KEY=VALUE", help="What the set's reader takes besides, for example protocol=classic (cuhk03) or split=3; may be given several times.")
+OF_THE_SET = typer.Option([], "--set", metavar="KEY=VALUE", help="What the set's reader takes besides, for example protocol=classic (cuhk03) or split=3; "
+                                                                 "may be given several times.")
 
 
 @data.command("list")
@@ -306,7 +307,8 @@ def evaluate(
     out: Optional[Path] = typer.Option(None, help="Write the figures as JSON."),
 ):
     "Search a set's gallery with a model."
-    given = dict(size=size and _numbers("size", size, int), mean=mean and _numbers("mean", mean), std=std and _numbers("std", std), weights=weights, output=output, trust=trust, device=device)
+    given = dict(size=size and _numbers("size", size, int), mean=mean and _numbers("mean", mean), std=std and _numbers("std", std), weights=weights,
+                 output=output, trust=trust, device=device)
     ranking = plainly(_evaluate, model, given, benchmark, root, of_the_set, batch, flip, protocol, metric)
     typer.echo(_table(ranking.scores(), f"{benchmark}, {ranking.protocol}, {metric}"))
     for note in ranking.notes:
@@ -418,7 +420,8 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     chosen = matrix(on or "street") if table == "matrix" else table
     if other is not None and (on is None or table == "matrix" or not table_by_name(table).pairs):
         raise ValueError(f"--other {other}: nothing takes it; it stands for the second set of a pair, beside --on" + (f", and {table} has no pairs" if on is not None else ""))
-    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder, rows=None if rows is None else rows.split("|"), build=not state)
+    given = dict(root=root, on=None if table == "matrix" else on, other=other, seeds=numbers, budget=budget, folder=folder,
+                 rows=None if rows is None else rows.split("|"), build=not state)
     plan = Study(chosen, **given)
     if extra and plan.jobs:
         plan = Study(chosen, **given, changes=options(list(dict.fromkeys(type(job.settings) for job in plan.jobs)), extra, own))
@@ -437,7 +440,8 @@ def _workbench(notebook, as_app, port, browser):
     program = "voila" if as_app else "jupyterlab"
     if find_spec(program) is None:
         raise ImportError(f'{program} is not installed: pip install "reidbench[app]"' if as_app else "jupyterlab is not installed: pip install jupyterlab")
-    return [sys.executable, "-m", program, *(["--theme=light"] if as_app else []), *([] if port is None else [f"--port={port}"]), *([] if browser else ["--no-browser"]), str(path)]
+    return [sys.executable, "-m", program, *(["--theme=light"] if as_app else []), *([] if port is None else [f"--port={port}"]),
+            *([] if browser else ["--no-browser"]), str(path)]
 
 
 @app.command()

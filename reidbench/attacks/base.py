@@ -88,7 +88,8 @@ class _Asking:
         "Embeddings [N, D]; of length one if `normalize`."
         found = call(images)
         if not torch.is_tensor(found) or found.ndim != 2 or len(found) != len(images):
-            raise ValueError(f"a model must return embeddings [N, D]; for {len(images)} images it returned {list(found.shape) if torch.is_tensor(found) else type(found).__name__}")
+            raise ValueError("a model must return embeddings [N, D]; "
+                             f"for {len(images)} images it returned {list(found.shape) if torch.is_tensor(found) else type(found).__name__}")
         found = found if found.dtype == torch.float64 else found.float()
         return F.normalize(found) if self.normalize else found
 
@@ -105,7 +106,8 @@ class _Asking:
             total = total + self.loss(features, aims, images, iteration, call)
         (found,) = torch.autograd.grad(total.sum() / self.draws, adv, allow_unused=True) if total.requires_grad else (None,)
         if found is None or (iteration == 0 and not found.any()):
-            raise ValueError("no gradient reaches the pictures: the model is not differentiable (a detached or rounded step inside it?), so a gradient attack cannot run on it")
+            raise ValueError("no gradient reaches the pictures: "
+                             "the model is not differentiable (a detached or rounded step inside it?), so a gradient attack cannot run on it")
         return found, features.detach()
 
     def checked(self, images, pids, guides):
@@ -151,7 +153,8 @@ class Attack(_Asking):
 
     def __post_init__(self):
         if not 0 < self.eps <= 1 or not 0 < self.step <= self.eps or self.iterations < 1:
-            raise ValueError(f"{type(self).__name__}: eps and step must be above 0, step at most eps, iterations at least 1; got eps {self.eps:g}, step {self.step:g}, {self.iterations} iterations (5/255 is five grey levels)")
+            raise ValueError(f"{type(self).__name__}: eps and step must be above 0, step at most eps, iterations at least 1; "
+                             f"got eps {self.eps:g}, step {self.step:g}, {self.iterations} iterations (5/255 is five grey levels)")
         if self.precision not in ("fp32", "bf16") or self.batch < 1 or self.draws < 1:
             raise ValueError(f"precision is 'fp32' or 'bf16', batch and draws at least 1; got {self.precision!r}, {self.batch}, {self.draws}")
 
@@ -231,12 +234,14 @@ class Attacked:
 
     def summary(self):
         "Two rows: percent of the scores, and mean distances of unit vectors (own: all right pictures; wrong: the nearest)."
-        rows = [{"": when, **{k: 100 * v[k] for k in ("Rank-1", "Rank-5", "mAP")}, "own": v["own"], "nearest wrong": v["wrong"]} for when, v in self.scores().items()]
+        rows = [{"": when, **{k: 100 * v[k] for k in ("Rank-1", "Rank-5", "mAP")}, "own": v["own"], "nearest wrong": v["wrong"]}
+                for when, v in self.scores().items()]
         return pd.DataFrame(rows)
 
     def __repr__(self):
         a, b = self.before.scores(), self.after.scores()
-        return (f"Attacked({self.said['attack']} on the {self.said['side']}, {self.said['attacker']}: Rank-1 {100 * a['Rank-1']:.1f} -> {100 * b['Rank-1']:.1f}, "
+        return (f"Attacked({self.said['attack']} on the {self.said['side']}, {self.said['attacker']}: "
+                f"Rank-1 {100 * a['Rank-1']:.1f} -> {100 * b['Rank-1']:.1f}, "
                 f"mAP {100 * a['mAP']:.1f} -> {100 * b['mAP']:.1f}; {self.seconds:.3f} s a picture)")
 
     def _repr_html_(self):
@@ -245,10 +250,12 @@ class Attacked:
 
     def figure(self):
         "Every query: distance to its own people against the nearest wrong one, before and after."
-        dots = [go.Scatter(x=self.table[f"own {when}"], y=self.table[f"wrong {when}"], mode="markers", name=when, marker=dict(size=5, opacity=0.6)) for when in ("before", "after")]
+        dots = [go.Scatter(x=self.table[f"own {when}"], y=self.table[f"wrong {when}"], mode="markers", name=when, marker=dict(size=5, opacity=0.6))
+                for when in ("before", "after")]
         top = float(np.nanmax([*self.table["own after"], *self.table["wrong after"], 0.1]))
         dots.append(go.Scatter(x=[0, top], y=[0, top], mode="lines", line=dict(dash="dot"), name="as far", hoverinfo="skip"))
-        return figure(*dots, title=f"{self.said['attack']}: below the line a stranger is nearer", x="mean distance to own pictures", y="distance to the nearest wrong one", height=360)
+        return figure(*dots, title=f"{self.said['attack']}: below the line a stranger is nearer", x="mean distance to own pictures",
+                      y="distance to the nearest wrong one", height=360)
 
 # %% ../../nbs/attacks/10_base.ipynb #6795b367
 def distances(
@@ -292,7 +299,8 @@ def guides_of(
         if not len(there) and alone:
             there = np.flatnonzero(others["path"].to_numpy() == people["path"].iloc[i])
         if not len(there):
-            raise ValueError(f"person {pid} ({people['path'].iloc[i]}) has no second picture to guide the attack: leave such pictures out, or take an attack without guides (SMA, LTA, ODFA)")
+            raise ValueError(f"person {pid} ({people['path'].iloc[i]}) has no second picture to guide the attack: "
+                             "leave such pictures out, or take an attack without guides (SMA, LTA, ODFA)")
         rows.append(np.resize(keyed(seed, i).permutation(there), count))
     return np.stack(rows)
 
@@ -397,13 +405,15 @@ def attacked(
     if early_stop and (side != "query" or source is not None):
         raise ValueError("early_stop asks the attacked model who is nearest to a query: leave it out for side='gallery' or a source")
     with evaluating(model) as lies:
-        arena = _Arena(benchmark, model, attack, side, defence, adaptive, source, size, torch.device(device) if device is not None else lies or pick_device(), batch)
+        arena = _Arena(benchmark, model, attack, side, defence, adaptive, source, size, torch.device(device) if device is not None else lies or pick_device(),
+                       batch)
         found = {name: arena.embeddings(name, known and known.embeddings[name].values) for name in ("query", "gallery")}
         stop = nearest_wrong(found["gallery"], found["query"].pid, found["query"].camid) if early_stop else None
         values, spent, count = _under_attack(arena, found[side].values.copy(), guides, seed, stop, together, progress, each)
     rank = lambda q, g: (evaluate_reranked if rerank else evaluate)(q, g, protocol)
     changed = {**found, side: arena.embeddings(side, values)}
-    said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive, "attacker": _attacker(attack, defence, adaptive, source)}
+    said = {"attack": name_of(attack), "side": side, "defence": name_of(defence) if defence is not None else "", "adaptive": adaptive,
+            "attacker": _attacker(attack, defence, adaptive, source)}
     before, after = (rank(e["query"], e["gallery"]) for e in (found, changed))
     return Attacked(before, after, _per_query((found, before), (changed, after)), spent / max(count, 1), count, said, {**found, "attacked": changed[side]})
 
@@ -420,7 +430,8 @@ def _under_attack(arena, values, guides, seed, stop, together, progress, each):
         images, beside = arena.pixels(arena.side).images(some.tolist()), arena.guides(some, guides, seed)
         more = {} if stop is None else {"stop": lambda features, at, some=some: stop(features, torch.as_tensor(some)[at])}
         begin = time.perf_counter()
-        changed = arena.attack(arena.aim, images.to(arena.where), pids=table["pid"].to_numpy()[some], guides=None if beside is None else beside.to(arena.where), **more)
+        changed = arena.attack(arena.aim, images.to(arena.where), pids=table["pid"].to_numpy()[some],
+                               guides=None if beside is None else beside.to(arena.where), **more)
         spent += time.perf_counter() - begin
         values[some] = arena.embed(changed).numpy()
         if each is not None:

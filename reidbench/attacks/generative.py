@@ -175,7 +175,8 @@ class _Learning:
         "Train the generator; returns the attack itself."
         if size[0] % 4 or size[1] % 4:
             raise ValueError(f"the generator halves pictures twice: height and width must be divisible by 4, got {size}")
-        self.learnt = plain({"options": {k: v for k, v in asdict(self).items() if k not in ("rounded", "batch")}, "model": weights_hash(model), "data": benchmark.fingerprint(), "size": list(size)})
+        self.learnt = plain({"options": {k: v for k, v in asdict(self).items() if k not in ("rounded", "batch")}, "model": weights_hash(model),
+                             "data": benchmark.fingerprint(), "size": list(size)})
         if folder is not None and _learnt(Path(folder) / "generator.safetensors") == self.learnt:
             return self.load(Path(folder) / "generator.safetensors")
         people = benchmark.train[benchmark.train["pid"] >= 0].reset_index(drop=True)
@@ -190,7 +191,8 @@ class _Learning:
         self.generator, victim = nets["generator"], frozen(model).to(accelerator.device)
         adam = {name: torch.optim.Adam(net.parameters(), self.lr, betas=(0.5, 0.999)) for name, net in nets.items()}
         sampler = PKSampler(people["pid"], min(self.p, people["pid"].nunique()), self.k, self.seed)
-        batches = Batches(people, Pixels(people, size), sampler, Augment([Flip()], self.seed), accelerator.device, accelerator.process_index, accelerator.num_processes)
+        batches = Batches(people, Pixels(people, size), sampler, Augment([Flip()], self.seed), accelerator.device, accelerator.process_index,
+                          accelerator.num_processes)
         loop = Loop(nets, adam, lambda loop, batch: self.step(loop, batch, victim), settings, None, folder, "dmr", quiet, accelerator)
         self.curves = loop.run(batches)
         if folder is not None and loop.rank == 0:
@@ -218,7 +220,8 @@ class _Learning:
         "What the model makes of the attacked pictures, and how unlike they are."
         with torch.no_grad():
             clean, logits = F.normalize(victim.embed(images)), victim.logits(images)
-        return {"class": least_likely(victim.logits(adv), logits, self.smoothing), "rank": misranking(F.normalize(victim.embed(adv)), clean, labels, self.margin),
+        return {"class": least_likely(victim.logits(adv), logits, self.smoothing),
+                "rank": misranking(F.normalize(victim.embed(adv)), clean, labels, self.margin),
                 "unlike": 1 - ms_ssim(adv.float(), images.float()).mean()}
 
 # %% ../../nbs/attacks/30_generative.ipynb #1ad7dbbd

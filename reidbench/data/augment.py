@@ -155,7 +155,8 @@ def sketch(
     from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 
     if min(images.shape[-2:]) <= kernel // 2:
-        raise ValueError(f"sketch: a Gaussian of {kernel} pixels needs pictures of more than {kernel // 2}, got {images.shape[-2]} x {images.shape[-1]}: give a smaller kernel")
+        raise ValueError(f"sketch: a Gaussian of {kernel} pixels needs pictures of more than {kernel // 2}, got {images.shape[-2]} x {images.shape[-1]}: "
+                         "give a smaller kernel")
     g = rgb_to_grayscale(images)
     near = 1 - gaussian_blur(1 - g, kernel, 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8)
     return torch.where(near > 0, g * (256 / 255) / near.clamp_min(1e-6), torch.zeros_like(g)).clamp(0, 1).expand(-1, 3, -1, -1)
@@ -218,7 +219,8 @@ def homogeneous(
 ):
     "Each picture in other colours, each in its own way."
     ways = {"grey": lambda x, v: grey(x), "sketch": lambda x, v: sketch(x), "auto": auto_augment, "fusion": channel_fusion,
-            "grey fusion": lambda x, v: channel_fusion(x, v, extra=("grey", "grey")), "sketch fusion": lambda x, v: channel_fusion(x, v, extra=("sketch", "sketch"))}
+            "grey fusion": lambda x, v: channel_fusion(x, v, extra=("grey", "grey")),
+            "sketch fusion": lambda x, v: channel_fusion(x, v, extra=("sketch", "sketch"))}
     out = images.clone()
     for kind in dict.fromkeys(kinds):
         if kind not in ways:

@@ -55,8 +55,10 @@ def parse_names(
     names = [p.relative_to(folder).as_posix() for p in paths]
     hits = [pattern.match(n) for n in names]
     bad = [n for n, hit in zip(names, hits) if hit is None]
-    if len(bad) == len(names): raise ValueError(f"{say}: none of the {len(names)} pictures in {folder} has a name that fits {pattern.pattern!r}, the first is {bad[0]}: give another pattern")
-    if bad: warnings.warn(f"{say}: {len(bad)} of {len(names)} pictures in {folder} skipped, their names do not fit {pattern.pattern!r}; the first is {bad[0]}", stacklevel=3)
+    if len(bad) == len(names): raise ValueError(f"{say}: none of the {len(names)} pictures in {folder} has a name that fits {pattern.pattern!r}, "
+                                                f"the first is {bad[0]}: give another pattern")
+    if bad: warnings.warn(f"{say}: {len(bad)} of {len(names)} pictures in {folder} skipped, their names do not fit {pattern.pattern!r}; "
+                          f"the first is {bad[0]}", stacklevel=3)
     found = [hit.groupdict() for hit in hits if hit]
     columns = {key: _numbers([g[key] for g in found]) for key in pattern.groupindex if any(g[key] is not None for g in found)}
     return pd.DataFrame({"path": [str(p) for p, hit in zip(paths, hits) if hit], **columns})
@@ -104,7 +106,8 @@ PUBLISHED.update({p.name: p for p in (
     Published("viper", "VIPeR", "https://vision.soe.ucsc.edu/node/178", "academic use", ("VIPeR", "viper", "VIPeR.v1.0"),
               "cam_a/ and cam_b/ with pictures named like 001_45.bmp", {"train": [(632, 316)], "query": [(316, 316)], "gallery": [(316, 316)]}, "read_viper"),
     Published("caviar4reid", "CAVIAR4REID", "https://lorisbaz.github.io/caviar4reid.html", "academic use",
-              ("CAVIAR4REID", "caviar4reid", "CAVIARa", "caviar"), "pictures named like 0001001.jpg: person, then number (1 to 10: camera 1, 11 to 20: camera 2)",
+              ("CAVIAR4REID", "caviar4reid", "CAVIARa", "caviar"), "pictures named like 0001001.jpg: person, then number (1 to 10: camera 1, 11 to 20: "
+                                                                   "camera 2)",
               {"train": [(500, 25)], "query": [(250, 25)], "gallery": [(250, 25)]}, "read_caviar"),
     Published("pku-reid", "PKU-Reid", "https://github.com/charliememory/PKU-Reid-Dataset", "CC BY-NC-SA 4.0",
               ("pku-reid", "PKU-Reid", "PKU-Reid-Dataset", "PKUv1a_128x48"), "pictures named personId_cameraId_orientationId.png, like 001_01_1.png",
@@ -229,10 +232,12 @@ def _msmt_list(
     for number, line in enumerate(file.read_text().splitlines(), 1):
         if not line.strip(): continue
         path, _, pid = line.strip().rpartition(" "); hit = MSMT_NAME.match(path)
-        if not hit or not pid.isdigit(): raise ValueError(f"{file}, line {number}: {line!r} is not 'person/person_image_camera_session_frame_box.jpg pid': fetch the list again")
+        if not hit or not pid.isdigit(): raise ValueError(f"{file}, line {number}: {line!r} is not 'person/person_image_camera_session_frame_box.jpg pid': "
+                                                          "fetch the list again")
         rows.append((str(folder / path), int(pid) + shift, int(hit["camid"]), hit["session"], int(hit["frame"])))
     gone = [r[0] for r in rows if not os.path.exists(r[0])]
-    if gone: raise FileNotFoundError(f"msmt17: {len(gone)} of the {len(rows)} pictures that {file.name} names are not there, the first is {gone[0]}: unpack the set again")
+    if gone: raise FileNotFoundError(f"msmt17: {len(gone)} of the {len(rows)} pictures that {file.name} names are not there, the first is {gone[0]}: "
+                                     "unpack the set again")
     return pd.DataFrame(rows, columns=["path", "pid", "camid", "session", "frame"])
 
 # %% ../../nbs/data/20_benchmarks.ipynb #ec55ed57
@@ -254,7 +259,8 @@ def read_msmt17(
 # %% ../../nbs/data/20_benchmarks.ipynb #3397e57d
 def _check_split(split: int, among: int, name: str):
     "Refuse a split that is not there."
-    if not isinstance(split, (int, np.integer)) or not 0 <= split < among: raise ValueError(f"{name}: split {split!r} is not there: give a whole number from 0 to {among - 1}")
+    if not isinstance(split, (int, np.integer)) or not 0 <= split < among: raise ValueError(f"{name}: split {split!r} is not there: "
+                                                                                            f"give a whole number from 0 to {among - 1}")
 
 def read_viper(
     folder: Path,
@@ -267,7 +273,8 @@ def read_viper(
     _check_split(split, 20, name)
     folder = folder / "VIPeR" if (folder / "VIPeR").is_dir() else folder
     if not all((folder / c).is_dir() for c in ("cam_a", "cam_b")): raise missing(published, folder)
-    sides = [parse_names(pictures_in(folder / c), re.compile(r"(?P<pid>\d+)_(?P<orientation>\d+)"), folder / c, name).assign(camid=k) for k, c in enumerate(("cam_a", "cam_b"), 1)]
+    sides = [parse_names(pictures_in(folder / c), re.compile(r"(?P<pid>\d+)_(?P<orientation>\d+)"), folder / c, name).assign(camid=k)
+             for k, c in enumerate(("cam_a", "cam_b"), 1)]
     both = np.intersect1d(*(s["pid"] for s in sides))
     order = np.random.default_rng([seed, split // 2]).permutation(both)
     learn = set(order[:len(order) // 2])
@@ -405,7 +412,8 @@ def read_cuhk03(
         raise ValueError(f"cuhk03: protocol is {protocol!r} and boxes {boxes!r}: give protocol='new' or 'classic', boxes='detected' or 'labeled'")
     _check_split(split, 20, name); _check_camera(query_camera, name)
     expected, title = published.counts[f"{protocol} {boxes}"], f"{name} ({protocol}, {boxes})"
-    if protocol == "new" and (folder / boxes / "bounding_box_train").is_dir(): return _noted(Benchmark(title, **_market_tables(folder / boxes, title)), expected)
+    if protocol == "new" and (folder / boxes / "bounding_box_train").is_dir(): return _noted(Benchmark(title, **_market_tables(folder / boxes, title)),
+                                                                                             expected)
     mat = next((m for m in (folder / "cuhk-03.mat", folder / "cuhk03_release" / "cuhk-03.mat") if m.is_file()), None)
     images = folder / f"images_{boxes}"
     if not images.is_dir() and mat is None: raise missing(published, folder, f"neither cuhk-03.mat nor images_{boxes}/ is there")
@@ -443,7 +451,8 @@ def read_street(
     for split, t in tables.items():
         keys = [Path(p).relative_to(folder).as_posix() for p in t["path"]]
         unknown = [k for k in keys if k not in known.index]
-        if unknown: raise ValueError(f"street: truth.csv in {folder} says nothing about {unknown[0]} ({len(unknown)} pictures in all): remove the folder and load again")
+        if unknown: raise ValueError(f"street: truth.csv in {folder} says nothing about {unknown[0]} ({len(unknown)} pictures in all): "
+                                     "remove the folder and load again")
         tables[split] = pd.concat([t.reset_index(drop=True), known.loc[keys].reset_index(drop=True)], axis=1)
     made, wrong = _street_story(folder, truth, VERSION)
     if wrong: warnings.warn(wrong, stacklevel=3)
@@ -496,11 +505,13 @@ def load(
     published = next((p for p in PUBLISHED.values() if called in map(plain, (p.name, *p.folders))), None)
     folder = folder_of(name, root, published)
     if published is None:
-        if folder is None: raise FileNotFoundError(f"no set {name!r}: published ones are {', '.join(PUBLISHED)}, and {(root / name).resolve()} is no folder with {_MARKET_LAYOUT}. "
+        if folder is None: raise FileNotFoundError(f"no set {name!r}: published ones are {', '.join(PUBLISHED)}, "
+                                                   f"and {(root / name).resolve()} is no folder with {_MARKET_LAYOUT}. "
                                                    "For other layouts use from_folder, from_csv or from_frame")
         return _call(read_market, options, folder, None, _own_name(folder))
     by_name = plain(name) == plain(published.name)
-    if not by_name and folder is not None and (folder / "bounding_box_train").is_dir() and not any((folder / m).exists() for m in _MARKS.get(published.reader, ())):
+    if not by_name and folder is not None and (folder / "bounding_box_train").is_dir() and not any((folder / m).exists()
+                                                                                                   for m in _MARKS.get(published.reader, ())):
         return _call(read_market, options, folder, None, _own_name(folder))  # somebody's own set, called like a published one
     if published.reader == "read_street" and (by_name or folder is not None): return read_street(folder, published, published.name, root, **options)
     if folder is None: raise missing(published, root, "" if by_name else f"no folder {name}")
@@ -540,7 +551,8 @@ def from_frame(
         learn = np.random.default_rng(seed).permutation(people)[:round(len(people) * train)]
         table["split"] = np.where(table["pid"].isin(learn), "train", "test")
     wrong = table.index[~table["split"].isin((*SPLITS, "test"))]
-    if len(wrong): raise ValueError(f"{name}: row {wrong[0]} ({len(wrong)} in all) has split {table['split'][wrong[0]]!r}: give train, query, gallery, multi_query or test")
+    if len(wrong): raise ValueError(f"{name}: row {wrong[0]} ({len(wrong)} in all) has split {table['split'][wrong[0]]!r}: "
+                                    "give train, query, gallery, multi_query or test")
     test = table["split"] == "test"
     table.loc[test, "split"] = np.where(_asks(table[test]), "query", "gallery")
     parts = {s: table[table["split"] == s].drop(columns="split") for s in SPLITS}
@@ -562,7 +574,8 @@ def from_csv(
     return from_frame(frame, name or path.stem, path.parent if root is None else root, **options)
 
 # %% ../../nbs/data/20_benchmarks.ipynb #82539636
-_SPLIT_FOLDERS = {"bounding_box_train": "train", "train": "train", "query": "query", "bounding_box_test": "gallery", "gallery": "gallery", "test": "test", "gt_bbox": "multi_query",
+_SPLIT_FOLDERS = {"bounding_box_train": "train", "train": "train", "query": "query", "bounding_box_test": "gallery", "gallery": "gallery", "test": "test",
+                  "gt_bbox": "multi_query",
                   "val": "train", "valid": "train", "validation": "train"}  # as in MSMT17, whose published training part is train and val together
 
 def _by_split(
@@ -576,11 +589,13 @@ def _by_split(
     if not known: return paths, None, ()
     other = sorted({t for t in tops if t is not None and t not in known})
     words = lambda folders: ", ".join(f"{t}/" for t in folders)
-    if other: raise ValueError(f"{name}: {folder} is divided into {words(known)}, and {words(other[:5])} beside them ({len(other)} in all) is not known as a split: "
+    if other: raise ValueError(f"{name}: {folder} is divided into {words(known)}, and {words(other[:5])} beside them ({len(other)} in all) "
+                               "is not known as a split: "
                                "move it away, or give a pattern, such as r'(?P<pid>[^/]+)/' where all of them are people")
     kept, notes = [(p, known[t]) for p, t in zip(paths, tops) if t is not None], []
     if len(kept) < len(paths):
-        notes.append(f"{len(paths) - len(kept)} of {len(paths)} pictures left out, they lie loose beside {words(known)}; the first is {paths[tops.index(None)].name}")
+        notes.append(f"{len(paths) - len(kept)} of {len(paths)} pictures left out, they lie loose beside {words(known)}; "
+                     f"the first is {paths[tops.index(None)].name}")
         warnings.warn(f"{name}: {notes[-1]}", stacklevel=3)
     notes += [f"the {tops.count(t):,} pictures of {t}/ are part of train" for t in known if t.lower().startswith("val")]
     return [p for p, _ in kept], [s for _, s in kept], tuple(notes)
@@ -617,7 +632,8 @@ def from_folder(
     name, paths = name or folder.resolve().name, pictures_in(folder, recursive=True)
     if pattern is not None:
         pattern = re.compile(pattern)
-        if "pid" not in pattern.groupindex: raise ValueError(f"the pattern {pattern.pattern!r} has no group (?P<pid>...): name the part of the path that says who it is")
+        if "pid" not in pattern.groupindex: raise ValueError(f"the pattern {pattern.pattern!r} has no group (?P<pid>...): "
+                                                             "name the part of the path that says who it is")
         table = parse_names(paths, pattern, folder, name)
         return from_frame(table.assign(**_number_people(table["pid"])), name, **options)
     paths, splits, notes = _by_split(paths, folder, name)

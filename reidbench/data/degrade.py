@@ -129,7 +129,8 @@ def blur(
     sigma,   # >= 0, pixels, one or per image
 ):
     "Gaussian blur; differentiable."
-    sigmas = per_image(sigma, check_images(images), "sigma", 0).clamp_max(8 * max(images.shape[2:]))  # a wider one averages the whole picture just so, and would fill the memory
+    # a wider one averages the whole picture just so, and would fill the memory
+    sigmas = per_image(sigma, check_images(images), "sigma", 0).clamp_max(8 * max(images.shape[2:]))
     if len(images) == 0:
         return images.clone()
     rows, columns = blur_matrix(images.shape[2], sigmas)[:, None], blur_matrix(images.shape[3], sigmas)[:, None]

@@ -213,5 +213,6 @@ def draw_summary(
         rows.append(f"<tr><td style='text-align:left'>{r.split}</td><td>{r.images:,}</td><td>{r.identities:,}</td><td>{r.cameras}</td>"
                     f"<td style='text-align:left'>{bar}</td><td style='text-align:left;opacity:.7'>{extra}</td></tr>")
     notes = "".join(f"<div style='opacity:.7'>{escape(n)}</div>" for n in benchmark.notes)
-    head = "".join(f"<th style='text-align:{a}'>{h}</th>" for h, a in (("split", "left"), ("images", "right"), ("identities", "right"), ("cameras", "right"), ("", "left"), ("", "left")))
+    head = "".join(f"<th style='text-align:{a}'>{h}</th>" for h, a in (("split", "left"), ("images", "right"), ("identities", "right"), ("cameras", "right"),
+                                                                       ("", "left"), ("", "left")))
     return f"<div><b>{escape(benchmark.name)}</b><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{notes}</div>"

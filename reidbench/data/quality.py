@@ -74,5 +74,6 @@ def domains(
     low = np.flatnonzero(np.isin(camids, cameras))
     high = np.setdiff1d(np.arange(len(people)), low)
     if not len(low) or not len(high):
-        raise ValueError(f"bad cameras {cameras} ({rule}) leave {len(high)} pictures of good ones and {len(low)} of bad ones; the table has cameras {seen}: name some of them in low_cameras, not all")
+        raise ValueError(f"bad cameras {cameras} ({rule}) leave {len(high)} pictures of good ones and {len(low)} of bad ones; the table has cameras {seen}: "
+                         "name some of them in low_cameras, not all")
     return Domains(high, low, cameras, rule)

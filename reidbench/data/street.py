@@ -60,7 +60,8 @@ COLOURS = {  # shared by everybody: colour alone does not tell people apart
 }
 TOPS = {"black": 2, "charcoal": 1.2, "grey": 2.5, "white": 3, "navy": 2, "blue": 2.5, "sky": 2.2, "red": 3, "wine": 1.3,
         "green": 2.5, "olive": 1.5, "sand": 2, "brown": 1.3, "mustard": 2.5, "rose": 2.5, "teal": 2}
-BOTTOMS = {"black": 3, "charcoal": 1, "grey": 2.5, "navy": 2.5, "blue": 4, "sky": 2, "white": 2.5, "sand": 3, "olive": 1.5, "brown": 1.5, "wine": 1.5, "red": .8, "green": .8, "rose": .7}
+BOTTOMS = {"black": 3, "charcoal": 1, "grey": 2.5, "navy": 2.5, "blue": 4, "sky": 2, "white": 2.5, "sand": 3, "olive": 1.5, "brown": 1.5, "wine": 1.5,
+           "red": .8, "green": .8, "rose": .7}
 SKINS = ((.93, .76, .65), (.88, .69, .56), (.78, .58, .44), (.66, .46, .33), (.50, .34, .25), (.36, .24, .18))
 HAIRS = {"black": (.07, .06, .06), "dark": (.18, .12, .09), "brown": (.33, .21, .13), "blond": (.72, .57, .33),
          "red": (.52, .24, .11), "grey": (.62, .61, .60)}
@@ -371,13 +372,15 @@ def draw_legs(canvas, who, pose, ground):
     "Legs, trousers or skirt, and shoes; `ground` metres are taken off every height."
     h, w = who.height, .5 + .5 * who.width
     skin, colour = plain(SKINS[who.skin]), COLOURS[who.bottom]
-    cloth = Cloth(colour, COLOURS[who.bottom_second], who.bottom_pattern, size=who.pattern_size, radius=.08, weave=.06, phase=who.phase, stripe=COLOURS["white"] if who.bottom_stripe else None)
+    cloth = Cloth(colour, COLOURS[who.bottom_second], who.bottom_pattern, size=who.pattern_size, radius=.08, weave=.06, phase=who.phase,
+                  stripe=COLOURS["white"] if who.bottom_stripe else None)
     width = {"slim": .82, "trousers": 1., "wide": 1.3, "shorts": 1.15}.get(who.lower, .8)
     for side in (1, -1):
         hip, knee, ankle = (p - [0, 0, ground] for p in _leg(h, side, pose))
         covered = who.lower in ("slim", "trousers", "wide")
         cut = 1 if covered else 0
-        draw_part(canvas, hip, knee, np.multiply(_tube(.052 * h * w, .036 * h * w), [1, width, width]) if covered else _tube(.043 * h * w, .030 * h * w), cloth if covered else skin)
+        draw_part(canvas, hip, knee, np.multiply(_tube(.052 * h * w, .036 * h * w), [1, width, width]) if covered else _tube(.043 * h * w, .030 * h * w),
+                  cloth if covered else skin)
         draw_part(canvas, knee, ankle, np.multiply(_tube(.036 * h * w, .029 * h * w), [1, width, width]) if covered else _tube(.030 * h * w, .019 * h * w),
                   cloth if covered else skin, caps=(1, 1 - cut))
         if who.lower == "shorts":
@@ -388,7 +391,8 @@ def draw_legs(canvas, who, pose, ground):
         flare, end = (.125, .30) if who.lower == "skirt" else (.13, .10)
         flare += .05 * pose.stride
         waist, hem = np.array([0, 0, .60 * h - ground]), np.array([0, .01, end * h - ground])
-        draw_part(canvas, waist, hem, [(0, .082 * h * w, .06 * h * w), (.35, .103 * h * w, .085 * h), (1, flare * h * w, (flare - .01 + .08 * pose.stride) * h)],
+        draw_part(canvas, waist, hem, [(0, .082 * h * w, .06 * h * w), (.35, .103 * h * w, .085 * h),
+                                       (1, flare * h * w, (flare - .01 + .08 * pose.stride) * h)],
                   replace(cloth, radius=.17, stripe=None), caps=(0, 0), lift=.01)
 
 # %% ../../nbs/data/30_street.ipynb #cee37c7c
@@ -397,7 +401,8 @@ def top_cloth(who):
     opened = who.cut in ("jacket", "coat") and who.print == "none"
     bag = who.bag.split()
     belt = (COLOURS[who.bag_colour], 1 if bag[-1] == "left" else -1) if bag[0] == "shoulder" else None
-    return Cloth(COLOURS[who.top], COLOURS[who.top_second], who.pattern, who.print, who.pattern_size, who.phase, weave=.07 if who.cut in ("coat", "hoodie") else .05,
+    return Cloth(COLOURS[who.top], COLOURS[who.top_second], who.pattern, who.print, who.pattern_size, who.phase,
+                 weave=.07 if who.cut in ("coat", "hoodie") else .05,
                  inner=COLOURS[who.top_second] if opened else None, straps=COLOURS[who.bag_colour] if who.bag == "backpack" else None, belt=belt)
 
 
@@ -410,7 +415,8 @@ def draw_torso(canvas, who, pose, ground):
     deep = (.35 + .65 * w) * thick
     hem = {"coat": .36, "dress": .33, "tshirt": .50, "shirt": .49, "hoodie": .50, "jacket": .48, "vest": .5}[who.cut]
     span = .828 - hem
-    rows = [(0, .056 * w * thick, .042 * deep), (.03 / span, .092 * w * thick, .05 * deep), (.07 / span, .107 * w * thick, .058 * deep), (.13 / span, .106 * w * thick, .068 * deep),
+    rows = [(0, .056 * w * thick, .042 * deep), (.03 / span, .092 * w * thick, .05 * deep), (.07 / span, .107 * w * thick, .058 * deep),
+            (.13 / span, .106 * w * thick, .068 * deep),
             (.23 / span, .092 * w * thick * (.4 + .6 * hips), .064 * deep), (.33 / span, .098 * w * thick * hips, .068 * deep)]
     if hem < .45:
         rows.append((1, .118 * w * thick, (.095 + .05 * pose.stride) * deep))
@@ -471,7 +477,8 @@ def draw_head(canvas, who, pose, ground):
     if who.hat != "hood" and who.hat != "scarf":
         if who.hair in ("long", "bob"):
             end = .80 if who.hair == "long" else .885
-            draw_part(canvas, at(0, -.022, .95), at(0, -.040 if who.hair == "long" else -.025, end), [(0, .045 * h, .035 * h), (1, .044 * h, .024 * h)], hair, caps=(1, .5))
+            draw_part(canvas, at(0, -.022, .95), at(0, -.040 if who.hair == "long" else -.025, end), [(0, .045 * h, .035 * h), (1, .044 * h, .024 * h)], hair,
+                      caps=(1, .5))
         if who.hair == "ponytail":
             draw_part(canvas, at(0, -.062, .95), at(0, -.082, .83), [(0, .016 * h, .016 * h), (.4, .022 * h, .02 * h), (1, .008 * h, .008 * h)], hair)
         if who.hair == "bun":
@@ -495,7 +502,8 @@ def _draw_hat(canvas, who, at, front):
     if who.hat in ("scarf", "hood"):
         draw_part(canvas, at(0, -.006, .964), at(0, -.006, .888), shell(.014), cloth,
                   where=lambda a, t: (np.abs(front(a)) > .75) | (t < -.12) | (t > 1.02), lift=.004)
-        draw_part(canvas, at(0, -.014, .90), at(0, -.018, .835), [(0, .055 * h, .055 * h), (1, .085 * h * who.width, .06 * h)], cloth, caps=(.5, .4), where=lambda a, t: (np.abs(front(a)) > .55) | (t > .35))
+        draw_part(canvas, at(0, -.014, .90), at(0, -.018, .835), [(0, .055 * h, .055 * h), (1, .085 * h * who.width, .06 * h)], cloth, caps=(.5, .4),
+                  where=lambda a, t: (np.abs(front(a)) > .55) | (t > .35))
 
 # %% ../../nbs/data/30_street.ipynb #d3fc27b0
 def draw_bag(canvas, who, pose, ground):
@@ -505,7 +513,8 @@ def draw_bag(canvas, who, pose, ground):
     kind = who.bag.split()
     side = 1 if kind[-1] == "left" else -1
     if kind[0] == "backpack":
-        draw_part(canvas, at(0, -.085, .79), at(0, -.09, .60), [(0, .065 * h, .035 * h), (.35, .082 * h, .05 * h), (1, .085 * h, .055 * h)], cloth, caps=(.6, .35))
+        draw_part(canvas, at(0, -.085, .79), at(0, -.09, .60), [(0, .065 * h, .035 * h), (.35, .082 * h, .05 * h), (1, .085 * h, .055 * h)], cloth,
+                  caps=(.6, .35))
     elif kind[0] == "shoulder":
         x = side * (.108 * who.width + .03)
         draw_part(canvas, at(x, 0, .535), at(x, 0, .445), [(0, .030 * h, .075 * h), (1, .036 * h, .085 * h)], cloth, caps=(.2, .2), lift=.01)
@@ -592,8 +601,10 @@ def _car(d, x, y, length, colour, rng):
     "A parked car seen from its side; (x, y) is where its front wheel stands."
     h = length * .3
     d.polygon([(x + .18 * length, y - .55 * h), (x + .32 * length, y - h), (x + .72 * length, y - h), (x + .9 * length, y - .55 * h)], fill=_tint(colour, .8))
-    d.polygon([(x + .23 * length, y - .56 * h), (x + .34 * length, y - .92 * h), (x + .5 * length, y - .92 * h), (x + .5 * length, y - .56 * h)], fill=_tint((.20, .25, .29)))
-    d.polygon([(x + .53 * length, y - .56 * h), (x + .53 * length, y - .92 * h), (x + .70 * length, y - .92 * h), (x + .83 * length, y - .56 * h)], fill=_tint((.24, .29, .33)))
+    d.polygon([(x + .23 * length, y - .56 * h), (x + .34 * length, y - .92 * h), (x + .5 * length, y - .92 * h), (x + .5 * length, y - .56 * h)],
+              fill=_tint((.20, .25, .29)))
+    d.polygon([(x + .53 * length, y - .56 * h), (x + .53 * length, y - .92 * h), (x + .70 * length, y - .92 * h), (x + .83 * length, y - .56 * h)],
+              fill=_tint((.24, .29, .33)))
     d.rounded_rectangle([x, y - .6 * h, x + length, y - .1 * h], radius=.18 * h, fill=_tint(colour))
     d.rectangle([x + .02 * length, y - .28 * h, x + .98 * length, y - .22 * h], fill=_tint(colour, .7))
     d.ellipse([x + .01 * length, y - .5 * h, x + .06 * length, y - .36 * h], fill=_tint((.95, .9, .75)))
@@ -732,7 +743,8 @@ CAMERAS = (
     Camera(2, ("crossing",), ((180, 22, .7), (120, 15, .15), (240, 15, .15)), 14, (.92, .99, 1.07), (.9, 1.1), light=(.5, -.6, .6)),
     Camera(3, ("park",), ((90, 18, .5), (270, 18, .5)), 10, (1.0, 1.03, .90), (.9, 1.15), blur=(.2, .7), light=(.2, -.8, .5), occlusion=.16),
     Camera(4, ("underpass",), ((0, 30, .5), (180, 30, .5)), 12, (1.06, .98, .84), (1.45, 2.1), noise=.014, quality=(75, 88), light=(-.1, -.9, .4)),
-    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(50, 70), light=(0, -.8, .6), occlusion=.16),
+    Camera(5, ("station",), ((40, 20, .4), (-40, 20, .3), (150, 25, .3)), 24, (1.0, .97, 1.05), (.75, .95), scale=(.7, .9), quality=(50, 70),
+           light=(0, -.8, .6), occlusion=.16),
     Camera(6, ("shops", "crossing", "park", "station"), ((0, 30, .35), (180, 30, .35), (90, 20, .15), (270, 20, .15)), 14, scale=(.125, .35)),
 )
 
@@ -817,7 +829,8 @@ def _pole(d, h, w, rng):
 
 def _parked(d, h, w, rng):
     length = rng.uniform(1.5, 2.2) * w
-    _car(d, rng.uniform(-.9, 0) * w, h * rng.uniform(.98, 1.08), length, COLOURS[pick(rng, {"grey": 2, "white": 2, "black": 2, "red": 1, "navy": 1, "sand": 1})], rng)
+    _car(d, rng.uniform(-.9, 0) * w, h * rng.uniform(.98, 1.08), length,
+         COLOURS[pick(rng, {"grey": 2, "white": 2, "black": 2, "red": 1, "navy": 1, "sand": 1})], rng)
 
 
 def _bike(d, h, w, rng):
@@ -973,7 +986,8 @@ def camera_table(
     import pandas as pd
     span = lambda r: f"{r[0]:g}" if r[0] == r[1] else f"{r[0]:g} to {r[1]:g}"
     views = lambda c: ", ".join(f"{100 * w / sum(v[2] for v in c.views):.0f} % {view_name(math.radians(d))}" for d, _, w in c.views)
-    return pd.DataFrame([{"camid": c.camid, "where": ", ".join(c.scenes), "views": views(c), "looks down": f"{c.elevation:g} deg", "gain of R, G, B": " ".join(f"{v:.2f}" for v in c.cast),
+    return pd.DataFrame([{"camid": c.camid, "where": ", ".join(c.scenes), "views": views(c), "looks down": f"{c.elevation:g} deg",
+                          "gain of R, G, B": " ".join(f"{v:.2f}" for v in c.cast),
                           "gamma": span(c.gamma) if len(c.scenes) == 1 else "of the place", "blur": span(c.blur), "scale": span(c.scale), "noise": c.noise,
                           "JPEG": span(c.quality), "occluded": f"{c.occlusion:.0%}"} for c in cameras]).set_index("camid")
 
@@ -1032,7 +1046,8 @@ def _shares(people, folder, seed, size, cameras, workers, progress):
 
     def one(number):
         job, said = folder.parent / f"share-{number}.json", folder.parent / f"share-{number}.txt"
-        job.write_text(json.dumps({"people": people[number::workers], "folder": str(folder), "seed": seed, "size": size, "cameras": [asdict(c) for c in cameras]}))
+        job.write_text(json.dumps({"people": people[number::workers], "folder": str(folder), "seed": seed, "size": size,
+                                   "cameras": [asdict(c) for c in cameras]}))
         rows = []
         with open(said, "w") as errors, subprocess.Popen([*command, str(job)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
             running.append(process)

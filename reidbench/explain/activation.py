@@ -34,7 +34,8 @@ def find_layer(
         return names[found[0]]
     ends = difflib.get_close_matches(layer.rsplit(".", 1)[-1], {n.rsplit(".", 1)[-1] for n in names}, 4, 0.6)
     near = found or [n for e in ends for n in names if n.rsplit(".", 1)[-1] == e] or [n for n, _ in module.named_children()]
-    raise ValueError(f"{'several layers end' if found else 'no layer'} {'in ' if found else ''}{layer!r}; {'take one of' if found else 'near it:'} {', '.join(near[:8])}")
+    raise ValueError(f"{'several layers end' if found else 'no layer'} {'in ' if found else ''}{layer!r}; "
+                     f"{'take one of' if found else 'near it:'} {', '.join(near[:8])}")
 
 # %% ../../nbs/explain/20_activation.ipynb #f9822fdd
 class _Kept:
@@ -52,7 +53,8 @@ class _Kept:
 
     def _keep(self, layer, given, out):
         if not torch.is_tensor(out) or out.ndim != 4:
-            raise ValueError(f"layer {self.name!r} gives {list(out.shape) if torch.is_tensor(out) else type(out).__name__}, no map [N, C, h, w]: take a layer before the pooling")
+            raise ValueError(f"layer {self.name!r} gives {list(out.shape) if torch.is_tensor(out) else type(out).__name__}, no map [N, C, h, w]: "
+                             "take a layer before the pooling")
         self.found.append(out)
         return out.clone()  # what follows may write into its input (ReLU in place)
 
@@ -140,7 +142,8 @@ def _class_score(model, images, labels):
     "[N] logits of the classes asked for."
     logits, labels = getattr(model, "logits", model)(images), torch.as_tensor(labels, device=images.device).reshape(-1)
     if len(labels) not in (1, len(images)) or logits.ndim != 2 or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-        raise ValueError(f"labels {labels.tolist()[:8]}, but the model gives {list(logits.shape)}: give one class number, or one for each picture, of logits [N, C]")
+        raise ValueError(f"labels {labels.tolist()[:8]}, but the model gives {list(logits.shape)}: "
+                         "give one class number, or one for each picture, of logits [N, C]")
     return logits.gather(1, labels.expand(len(images))[:, None])[:, 0]
 
 

@@ -33,7 +33,8 @@ def _checked(features, paths):
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
         named = ", ".join(Path(paths[i]).name if paths is not None else f"row {i}" for i in bad[:3])
-        raise ValueError(f"{len(bad)} of {len(features)} features hold NaN or infinite numbers ({named}{', ...' if len(bad) > 3 else ''}): leave these rows out, or mend the model that made them")
+        raise ValueError(f"{len(bad)} of {len(features)} features hold NaN or infinite numbers ({named}{', ...' if len(bad) > 3 else ''}): "
+                         "leave these rows out, or mend the model that made them")
     if len(features) < 4:
         raise ValueError(f"{len(features)} point{'s' * (len(features) != 1)}: a map needs at least 4, a point alone has no neighbours")
     if len(features) > LIMIT:
@@ -130,7 +131,8 @@ def _laid_pictures(coordinates, rows, pictures, size):
     "Plotly layout images beside their points."
     low, high = coordinates.min(0), coordinates.max(0)
     reach = float((high - low).max()) or 1.0
-    return [dict(source=_small_picture(p), xref="x", yref="y", x=float(coordinates[i, 0]) + 0.008 * reach, y=float(coordinates[i, 1]), sizex=size * reach, sizey=size * reach,
+    return [dict(source=_small_picture(p), xref="x", yref="y", x=float(coordinates[i, 0]) + 0.008 * reach, y=float(coordinates[i, 1]), sizex=size * reach,
+                 sizey=size * reach,
                  xanchor="left", yanchor="middle", sizing="contain", opacity=0.92, layer="above") for i, p in zip(rows, pictures)]
 
 # %% ../../nbs/explain/30_embedding.ipynb #b1525e24
@@ -154,9 +156,12 @@ def _by_name(coordinates, values, hover, size):
 def _by_number(coordinates, values, hover, size, name):
     "One trace along a scale of colours, and one of what is not known."
     known = np.isfinite(values)
-    marker = dict(color=values[known], colorscale="Viridis", size=size, showscale=True, colorbar=dict(title=dict(text=name, side="right"), thickness=12, outlinewidth=0))
-    scaled = go.Scattergl(x=coordinates[known, 0], y=coordinates[known, 1], mode="markers", marker=marker, text=hover[known], hoverinfo="text", showlegend=False)
-    rest = go.Scattergl(x=coordinates[~known, 0], y=coordinates[~known, 1], mode="markers", name="not known", marker=dict(color=QUIET, size=size), text=hover[~known], hoverinfo="text")
+    marker = dict(color=values[known], colorscale="Viridis", size=size, showscale=True,
+                  colorbar=dict(title=dict(text=name, side="right"), thickness=12, outlinewidth=0))
+    scaled = go.Scattergl(x=coordinates[known, 0], y=coordinates[known, 1], mode="markers", marker=marker, text=hover[known], hoverinfo="text",
+                          showlegend=False)
+    rest = go.Scattergl(x=coordinates[~known, 0], y=coordinates[~known, 1], mode="markers", name="not known", marker=dict(color=QUIET, size=size),
+                        text=hover[~known], hoverinfo="text")
     return [rest, scaled] if (~known).any() else [scaled]
 
 # %% ../../nbs/explain/30_embedding.ipynb #520e17e5

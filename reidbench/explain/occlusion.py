@@ -47,7 +47,8 @@ def mask_side(
     if side < 1:
         raise ValueError(f"a mask over {area} of an image of {height} x {width} pixels is smaller than a pixel: give a larger area")
     if side > min(height, width):
-        raise ValueError(f"a square mask over {area} of an image of {height} x {width} pixels has sides of {side} pixels, larger than the image: give a smaller area")
+        raise ValueError(f"a square mask over {area} of an image of {height} x {width} pixels has sides of {side} pixels, larger than the image: "
+                         "give a smaller area")
     return side
 
 
@@ -204,7 +205,8 @@ def _similarity_score(reference, count, embed):
         images = check_images(reference if reference.ndim == 4 else reference[None], "reference")
         reference = torch.cat([_outputs(embed(i), len(i), "embeddings [N, D] when a `reference` is given") for i in images.split(16)])
     else:
-        reference = _outputs(reference if reference.ndim == 2 else reference.reshape(1, -1), reference.shape[0] if reference.ndim == 2 else 1, "a reference [D] or [N, D]")
+        reference = _outputs(reference if reference.ndim == 2 else reference.reshape(1, -1), reference.shape[0] if reference.ndim == 2 else 1,
+                             "a reference [D] or [N, D]")
     if not torch.isfinite(reference).all():
         raise ValueError("the reference, or the model's embedding of it, holds NaN or infinite numbers")
     if len(reference) not in (1, count):
@@ -265,7 +267,8 @@ def _ask(model, labels, reference):
     if isinstance(model, nn.Module) and callable(getattr(model, name, None)):
         return getattr(model, name)
     if not callable(model):
-        raise ValueError(f"model must be callable: images [N, 3, H, W] in [0, 1] -> {'logits' if labels is not None else 'embeddings'}; got {type(model).__name__}")
+        raise ValueError(f"model must be callable: images [N, 3, H, W] in [0, 1] -> {'logits' if labels is not None else 'embeddings'}; "
+                         f"got {type(model).__name__}")
     return model
 
 
@@ -305,7 +308,8 @@ def sensitivity(
         runner = _runner(call, images, device, batch, precision, method)
         score = _class_score(labels, len(images)) if labels is not None else _similarity_score(reference, len(images), runner.clean)
         p, p_occluded = _scan(runner, score, images, corners.flatten(0, 1), side, fill, progress)
-    return SensitivityMap(p, p_occluded.unflatten(1, corners.shape[:2]), side, stride, corners + (side - 1) / 2, fill, "similarity" if labels is None else "probability")
+    return SensitivityMap(p, p_occluded.unflatten(1, corners.shape[:2]), side, stride, corners + (side - 1) / 2, fill,
+                          "similarity" if labels is None else "probability")
 
 
 def _runner(call, images, device, batch, precision, method):
@@ -401,7 +405,8 @@ def fold(
     elif not (norm is None or isinstance(norm, nn.Identity)):
         raise Unfit(f"{type(norm).__name__} mixes a patch with the rest of the map")
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    return Conv(weight.detach().contiguous(memory_format=torch.channels_last), bias.detach(), (conv.kernel_size[0], conv.stride[0], conv.padding[0]), conv.groups)
+    return Conv(weight.detach().contiguous(memory_format=torch.channels_last), bias.detach(), (conv.kernel_size[0], conv.stride[0], conv.padding[0]),
+                conv.groups)
 
 # %% ../../nbs/explain/10_occlusion.ipynb #d8769230
 class Block(NamedTuple):
@@ -452,7 +457,8 @@ class Trunk(NamedTuple):
 def _read_stages(conv, norm, pool, layers):
     if not isinstance(pool, nn.MaxPool2d) or pool.ceil_mode or pool.dilation != 1 or not all(isinstance(layer, nn.Module) for layer in layers):
         raise Unfit("no stem, pooling and four layers as in torchvision's ResNets")
-    return dict(stem=fold(conv, norm), pool=(pool.kernel_size, pool.stride, pool.padding), blocks=tuple(read_block(b) for layer in layers for b in layer.children()))
+    return dict(stem=fold(conv, norm), pool=(pool.kernel_size, pool.stride, pool.padding),
+                blocks=tuple(read_block(b) for layer in layers for b in layer.children()))
 
 
 def take_apart(
@@ -486,9 +492,11 @@ def _table(*rows):
 
 
 # outputs of a tile, along one axis: (B, G, A)
-_BASES = {2: (_table((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)), _table((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)) / 2, _table((1, 1, 1, 0), (0, 1, -1, -1))),
+_BASES = {2: (_table((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)), _table((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)) / 2,
+              _table((1, 1, 1, 0), (0, 1, -1, -1))),
           4: (_table((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
-              _table((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24)) / 24, _table((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)))}
+              _table((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24)) / 24,
+              _table((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)))}
 
 # %% ../../nbs/explain/10_occlusion.ipynb #7b255c4a
 class Tiled:
@@ -673,7 +681,8 @@ class _Kept:
 
     def head(self, x):
         if self.dtype == torch.bfloat16 and self.device.type == "cpu" and x.shape[-1] == 1:
-            raise ValueError("the last map is one pixel wide, for which torch's bfloat16 convolutions on the CPU give wrong numbers: take precision='fp32' or wider images")
+            raise ValueError("the last map is one pixel wide, for which torch's bfloat16 convolutions on the CPU give wrong numbers: "
+                             "take precision='fp32' or wider images")
         return self.trunk.head(x.float() if self.dtype == torch.bfloat16 else x)
 
     def clean(self, images, keep=lambda tap, x: None):
@@ -821,7 +830,8 @@ def _framed(picture, corner, side, scale=4):
     if corner is not None:
         y, x = (int(v) * scale for v in corner)
         for inset, colour in ((0, "black"), (scale // 2, "white")):
-            ImageDraw.Draw(image).rectangle((x + inset, y + inset, x + side * scale - 1 - inset, y + side * scale - 1 - inset), outline=colour, width=scale // 2)
+            ImageDraw.Draw(image).rectangle((x + inset, y + inset, x + side * scale - 1 - inset, y + side * scale - 1 - inset), outline=colour,
+                                            width=scale // 2)
     return image
 
 # %% ../../nbs/explain/10_occlusion.ipynb #b057b93f
@@ -909,4 +919,5 @@ def draw_hardest(
         vectors = _outputs(call(pair.to(device)), 2, "embeddings [N, D]").cpu()
     ranking = evaluate(Embeddings(vectors, pid[[which] * 2], None if camid is None else camid[[which] * 2]), gallery, **options)
     shown = [pair[0], _framed(pair[1], found.corners[tuple(found.hardest[which])], found.side)]
-    return stack([draw_query(ranking, i, shown, gallery_images, top, query_title=f"AP {ranking.ap[i]:.2f}", height=112) for i in range(2)], "a query's list, plain and covered")
+    return stack([draw_query(ranking, i, shown, gallery_images, top, query_title=f"AP {ranking.ap[i]:.2f}", height=112) for i in range(2)],
+                 "a query's list, plain and covered")

@@ -73,7 +73,8 @@ class BaselineSettings(LoopSettings):
         if self.optimizer not in ("adam", "adamw", "sgd") or self.schedule not in ("steps", "cosine"):
             raise ValueError(f"optimizer is 'adam', 'adamw' or 'sgd', schedule 'steps' or 'cosine'; got {self.optimizer!r}, {self.schedule!r}")
         if self.lr <= 0 or self.triplet < 0 or self.p < 0 or self.k < 1 or self.evaluate_every < 0:
-            raise ValueError(f"lr must be above 0, triplet, p and evaluate_every at least 0, k at least 1; got {self.lr}, {self.triplet}, {self.p}, {self.evaluate_every}, {self.k}")
+            raise ValueError("lr must be above 0, triplet, p and evaluate_every at least 0, k at least 1; "
+                             f"got {self.lr}, {self.triplet}, {self.p}, {self.evaluate_every}, {self.k}")
         if self.triplet and not self.p:
             raise ValueError("a triplet loss needs P x K batches: give p, or triplet=0")
 
@@ -197,12 +198,15 @@ def _fit(trainer):
     set_seed(s.seed)  # the network's random beginning
     net = trainer.network().train()
     if trainer.folder is not None and getattr(net, "config", None) is None:
-        raise ValueError(f"{trainer.folder}: this {type(net).__name__} could not be loaded again from its file, nothing says how it is made (its backbone was not made by nets.backbones.build): train without a folder and keep its state_dict")
+        raise ValueError(f"{trainer.folder}: this {type(net).__name__} could not be loaded again from its file, "
+                         "nothing says how it is made (its backbone was not made by nets.backbones.build): train without a folder and keep its state_dict")
     sampler = PKSampler(trainer.people["pid"], s.p, s.k, s.seed) if s.p else ShuffleSampler(len(trainer.people), s.k, s.seed)
-    batches = Batches(trainer.people, pixels, sampler, Augment(trainer.transforms(), s.seed), accelerator.device, accelerator.process_index, accelerator.num_processes)
+    batches = Batches(trainer.people, pixels, sampler, Augment(trainer.transforms(), s.seed), accelerator.device, accelerator.process_index,
+                      accelerator.num_processes)
     optimizer = trainer.optimizer(net)
     set_seed(s.seed + 1000 * accelerator.process_index)  # each process throws its own dice (dropout)
-    loop = Loop({"model": net, **trainer.companions(net)}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name, trainer.quiet, accelerator, trainer.twice,
+    loop = Loop({"model": net, **trainer.companions(net)}, {"model": optimizer}, trainer.step, s, {"model": trainer.schedule()}, trainer.folder, trainer.name,
+                trainer.quiet, accelerator, trainer.twice,
                 (lambda loop: searched(loop, trainer)) if s.evaluate_every else None)
     curves = loop.run(batches)
     seconds, net = loop.seconds(), net.eval()
@@ -262,7 +266,8 @@ def same_training(trainer):
     file = trainer.folder / "training.json"
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
         former = json.loads(file.read_text())
-        free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)  # may change: the same training elsewhere, and longer, unless its rates follow from its end
+        # may change: the same training elsewhere, and longer, unless its rates follow from its end
+        free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)
         before, now = (all_settings(told["settings"], trainer.settings) for told in (former, mine))
         differ = [f"{k}: {before.get(k)} before, {v} now" for k, v in now.items() if before.get(k) != v and k not in free]
         differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]

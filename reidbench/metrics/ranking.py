@@ -33,7 +33,8 @@ def _whole(
     if array.dtype.kind in "iu": return array.astype(np.int64)
     as_float = pd.to_numeric(pd.Series(array), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(as_float) | (as_float != np.round(as_float))) if array.dtype.kind in "fO" else np.arange(len(array))
-    if len(bad): raise ValueError(f"{name}: row {bad[0]} ({len(bad)} in all) is {array[bad[:1]].tolist()[0]!r}, not a whole number: number the people and cameras first")
+    if len(bad): raise ValueError(f"{name}: row {bad[0]} ({len(bad)} in all) is {array[bad[:1]].tolist()[0]!r}, not a whole number: "
+                                  "number the people and cameras first")
     return as_float.astype(np.int64)
 
 # %% ../../nbs/metrics/10_ranking.ipynb #37e57abf
@@ -182,14 +183,16 @@ class Ranking:
     def worst(self, n: int = 10) -> pd.DataFrame:
         "The queries with the lowest AP, worst first."
         order = np.argsort(np.where(np.isnan(self.ap), np.inf, self.ap), kind="stable")[:min(n, len(self.ap) - self.missing)]
-        return pd.DataFrame({"query": order, "pid": self.query_pid[order] if self.query_pid is not None else -1, "AP": self.ap[order], "INP": self.inp[order], "rank1": self.rank1[order]})
+        return pd.DataFrame({"query": order, "pid": self.query_pid[order] if self.query_pid is not None else -1, "AP": self.ap[order], "INP": self.inp[order],
+                             "rank1": self.rank1[order]})
 
     def ranked(self, query: int, top: int = 10) -> pd.DataFrame:
         "The first gallery pictures of one query's list: gallery index, distance, right or wrong. Computed anew, nothing was kept."
         if self.search is None: raise ValueError("this ranking does not hold its search (it is an average, or was read from a file): rank again")
         return self.search(query, top)
 
-    def __repr__(self): return "Ranking(" + ", ".join(f"{k} {100 * v:.1f}" for k, v in self.scores().items()) + f"; {self.protocol}, {len(self.ap) - self.missing} queries)"
+    def __repr__(self): return "Ranking(" + ", ".join(f"{k} {100 * v:.1f}"
+                                                      for k, v in self.scores().items()) + f"; {self.protocol}, {len(self.ap) - self.missing} queries)"
 
     def _repr_html_(self): return draw_scores(self)
 
@@ -198,10 +201,12 @@ def draw_scores(
     ranking: Ranking,
 ) -> str:  # HTML
     "The scores as one row, what was counted under it."
-    cells = "".join(f"<td style='text-align:right'><b>{100 * v:.1f}</b>" + (f"<span style='opacity:.6'> &plusmn; {100 * ranking.spread[k]:.1f}</span>" if k in ranking.spread else "") + "</td>"
+    cells = "".join(f"<td style='text-align:right'><b>{100 * v:.1f}</b>" + ("<span style='opacity:.6'> &plusmn; "
+                                                                            f"{100 * ranking.spread[k]:.1f}</span>" if k in ranking.spread else "") + "</td>"
                     for k, v in ranking.scores().items())
     head = "".join(f"<th style='text-align:right'>{k}</th>" for k in ranking.scores())
-    said = [f"{len(ranking.ap) - ranking.missing:,} queries", *([f"{ranking.missing:,} without a valid match left out"] if ranking.missing else []), f"{ranking.protocol}, {ranking.metric}", *ranking.notes]
+    said = [f"{len(ranking.ap) - ranking.missing:,} queries", *([f"{ranking.missing:,} without a valid match left out"] if ranking.missing else []),
+            f"{ranking.protocol}, {ranking.metric}", *ranking.notes]
     return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table><div style='opacity:.7'>{'; '.join(said)}</div>"
 
 # %% ../../nbs/metrics/10_ranking.ipynb #903ec64e
@@ -213,7 +218,8 @@ def _result(
 ) -> Ranking:
     "A Ranking out of one score per query."
     some = ~np.isnan(ap)
-    if not some.any(): raise ValueError("no query has a valid match in the gallery (the same person on another camera): check pid and camid of both, or leave camid out")
+    if not some.any(): raise ValueError("no query has a valid match in the gallery (the same person on another camera): "
+                                        "check pid and camid of both, or leave camid out")
     length = max(gallery, max(ranks))
     cmc = np.cumsum(np.bincount(first[some].astype(np.int64), minlength=length + 1)[1:length + 1]) / some.sum()
     return Ranking(cmc, float(ap[some].mean()), float(inp[some].mean()), ap, inp, np.where(some, first == 1, np.nan), tuple(ranks), **said)
@@ -244,7 +250,8 @@ def _check_finite(block: np.ndarray, a: int):
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(block.sum(dtype=block.dtype)): return
     bad = np.flatnonzero(~np.isfinite(block).all(1))
-    if len(bad): raise ValueError(f"distances: NaN or infinite values in row {a + bad[0]} ({len(bad)} rows of {a} to {a + len(block) - 1}): check the embeddings they came from")
+    if len(bad): raise ValueError(f"distances: NaN or infinite values in row {a + bad[0]} ({len(bad)} rows of {a} to {a + len(block) - 1}): "
+                                  "check the embeddings they came from")
 
 def evaluate_distances(
     distances,                   # float [Q, G]: array, tensor or memory map; smaller = more alike
@@ -259,9 +266,12 @@ def evaluate_distances(
     "CMC, mAP and mINP from distances that are there already."
     if torch.is_tensor(distances): distances = distances.detach().cpu(); distances = (distances.float() if distances.dtype in (torch.bfloat16, torch.float16) else distances).numpy()
     distances = distances if isinstance(distances, np.ndarray) else np.asarray(distances)
-    if distances.ndim != 2 or not distances.size: raise ValueError(f"distances has shape {list(distances.shape)}: give [Q, G] with at least one query and one gallery picture")
-    ids = [None if x is None else _whole(x, name, n) for x, name, n in ((query_pid, "query_pid", distances.shape[0]), (gallery_pid, "gallery_pid", distances.shape[1]),
-                                                                        (query_camid, "query_camid", distances.shape[0]), (gallery_camid, "gallery_camid", distances.shape[1]))]
+    if distances.ndim != 2 or not distances.size: raise ValueError(f"distances has shape {list(distances.shape)}: "
+                                                                   "give [Q, G] with at least one query and one gallery picture")
+    ids = [None if x is None else _whole(x, name, n) for x, name, n in ((query_pid, "query_pid", distances.shape[0]),
+                                                                        (gallery_pid, "gallery_pid", distances.shape[1]),
+                                                                        (query_camid, "query_camid", distances.shape[0]),
+                                                                        (gallery_camid, "gallery_camid", distances.shape[1]))]
     matches = find_matches(*ids); kind = distances.dtype if distances.dtype in (np.float32, np.float64) else np.float32 if distances.dtype == np.float16 else np.float64
     step = max(1, 2**26 // distances.shape[1])
 
@@ -336,7 +346,8 @@ def _norms(embeddings: Embeddings, name: str, step: int = 8192) -> np.ndarray:
         squares[a:a + step] = np.einsum("ij,ij->i", part, part, dtype=part.dtype)
     if not np.isfinite(squares).all():
         bad = np.flatnonzero(~np.isfinite(squares))
-        raise ValueError(f"{name}: NaN, infinite or overflowing values in row(s) {', '.join(map(str, bad[:5]))} ({len(bad)} of {len(embeddings)}): check the pictures behind them and the model")
+        raise ValueError(f"{name}: NaN, infinite or overflowing values in row(s) {', '.join(map(str, bad[:5]))} ({len(bad)} of {len(embeddings)}): "
+                         "check the pictures behind them and the model")
     return squares
 
 # %% ../../nbs/metrics/10_ranking.ipynb #fac25429
@@ -348,7 +359,8 @@ class Distances:
         for name, e in (("query", query), ("gallery", gallery)):
             if not isinstance(e, Embeddings): raise ValueError(f"{name} is a {type(e).__name__}: give Embeddings(values, pid, camid)")
             if not len(e): raise ValueError(f"the {name} is empty: give at least one embedding")
-        if query.values.shape[1] != gallery.values.shape[1]: raise ValueError(f"query embeddings have {query.values.shape[1]} numbers, gallery embeddings {gallery.values.shape[1]}: use one model for both")
+        if query.values.shape[1] != gallery.values.shape[1]: raise ValueError(f"query embeddings have {query.values.shape[1]} numbers, "
+                                                                              f"gallery embeddings {gallery.values.shape[1]}: use one model for both")
         self.query, self.gallery, self.metric = query, gallery, metric
         self.kind = np.float64 if np.float64 in (query.values.dtype, gallery.values.dtype) else np.float32
         self.q2, self.g2 = _norms(query, "query"), _norms(gallery, "gallery")
@@ -405,7 +417,8 @@ def evaluate(
         notes = _check_ids(protocol, query.camid, gallery.camid, ranks)
         return _evaluate_faiss(query, gallery, metric, ranks, dict(protocol=protocol, metric=metric, query_pid=query.pid, notes=notes), **options)
     matches = find_matches(query.pid, gallery.pid, query.camid, gallery.camid) if query.camid is not None and gallery.camid is not None else find_matches(query.pid, gallery.pid, None, None)
-    return _evaluate(d.blocks(), matches, query.pid, gallery.pid, query.camid, gallery.camid, protocol, ranks, metric, lambda i: d.block(i, i + 1)[0], **options)
+    return _evaluate(d.blocks(), matches, query.pid, gallery.pid, query.camid, gallery.camid, protocol, ranks, metric, lambda i: d.block(i, i + 1)[0],
+                     **options)
 
 # %% ../../nbs/metrics/10_ranking.ipynb #5c102ae9
 def _single_shot(blocks, matches: Matches, query_pid, gallery_pid, ranks: tuple, said: dict, draws: int = 100, seed: int = 0) -> Ranking:
@@ -431,8 +444,10 @@ def _mean_of_draws(rank: np.ndarray, people: int, ranks: tuple, said: dict) -> R
     "One Ranking out of ranks [draws, Q]; the spread is the standard deviation over draws."
     each = [_result(r, 1 / r, 1 / r, people, ranks) for r in rank]
     spread = {name: float(np.std([e.scores()[name] for e in each])) for name in each[0].scores()}
-    return Ranking(np.mean([e.cmc for e in each], 0), float(np.mean([e.mAP for e in each])), float(np.mean([e.mINP for e in each])), (1 / rank).mean(0), (1 / rank).mean(0),
-                   np.where(np.isnan(rank[0]), np.nan, (rank == 1).mean(0)), tuple(ranks), spread=spread, **{**said, "notes": (*said["notes"], f"mean of {len(rank)} draws")})
+    return Ranking(np.mean([e.cmc for e in each], 0), float(np.mean([e.mAP for e in each])), float(np.mean([e.mINP for e in each])), (1 / rank).mean(0),
+                   (1 / rank).mean(0),
+                   np.where(np.isnan(rank[0]), np.nan, (rank == 1).mean(0)), tuple(ranks), spread=spread,
+                   **{**said, "notes": (*said["notes"], f"mean of {len(rank)} draws")})
 
 # %% ../../nbs/metrics/10_ranking.ipynb #72dca516
 def single_shot(
@@ -490,7 +505,8 @@ def join(
     *parts: Embeddings,  # all with the same width
 ) -> Embeddings:
     "Several sets of embeddings as one, such as a gallery and strangers (pid 0)."
-    if len({p.values.shape[1] for p in parts}) != 1: raise ValueError(f"the parts have widths {', '.join(str(p.values.shape[1]) for p in parts)}: use one model for all")
+    if len({p.values.shape[1] for p in parts}) != 1: raise ValueError(f"the parts have widths {', '.join(str(p.values.shape[1]) for p in parts)}: "
+                                                                      "use one model for all")
     camid = None if any(p.camid is None for p in parts) else np.concatenate([p.camid for p in parts])
     return Embeddings(np.concatenate([p.values for p in parts]), np.concatenate([p.pid for p in parts]), camid)
 
@@ -533,7 +549,8 @@ def _evaluate_faiss(query: Embeddings, gallery: Embeddings, metric: str, ranks: 
         row, at = np.nonzero(same & valid); rows.append(row + a); found.append(np.cumsum(valid, 1)[row, at])
     row, rank = np.concatenate(rows), np.concatenate(found); some = count > 0
     first, ap, _ = _scores(row, rank, len(query)); hits = np.bincount(row, minlength=len(query)); last = np.zeros(len(query)); np.maximum.at(last, row, rank)
-    first = np.where(some, np.where(hits > 0, first, len(gallery)), np.nan); ap = np.where(some, np.where(hits > 0, ap, 0) * hits / np.maximum(count, 1), np.nan)
+    first = np.where(some, np.where(hits > 0, first, len(gallery)), np.nan); ap = np.where(some, np.where(hits > 0, ap, 0) * hits / np.maximum(count, 1),
+                                                                                           np.nan)
     inp = np.where(some, count / np.where(hits == count, np.maximum(last, 1), len(gallery)), np.nan)
     note = f"approximate: FAISS {name}, the first {top:,} of each list; what is not among them counts as not found, so mAP and mINP are lower bounds"
     return _result(first, ap, inp, len(gallery), ranks, **{**said, "notes": (*said["notes"], note)})
@@ -545,7 +562,8 @@ def cmc_curve(
 ) -> go.Figure:
     "CMC curves."
     rankings = rankings if isinstance(rankings, dict) else {"": rankings}
-    lines = [go.Scatter(x=np.arange(1, min(top, len(r.cmc)) + 1), y=100 * r.cmc[:top], name=name, mode="lines", showlegend=bool(name)) for name, r in rankings.items()]
+    lines = [go.Scatter(x=np.arange(1, min(top, len(r.cmc)) + 1), y=100 * r.cmc[:top], name=name, mode="lines", showlegend=bool(name))
+             for name, r in rankings.items()]
     return figure(*lines, title="CMC: how often somebody right is among the first k", x="k", y="queries, %")
 
 def ap_histogram(
@@ -555,7 +573,8 @@ def ap_histogram(
     "How the AP of the queries is spread."
     rankings = rankings if isinstance(rankings, dict) else {"": rankings}
     edges = np.linspace(0, 1, bins + 1)
-    bars = [go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=np.histogram(r.ap[~np.isnan(r.ap)], edges)[0], name=name, showlegend=bool(name), width=0.9 / bins / len(rankings)) for name, r in rankings.items()]
+    bars = [go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=np.histogram(r.ap[~np.isnan(r.ap)], edges)[0], name=name, showlegend=bool(name),
+                   width=0.9 / bins / len(rankings)) for name, r in rankings.items()]
     return figure(*bars, title="Average precision of the single queries", x="AP", y="queries", barmode="group")
 
 # %% ../../nbs/metrics/10_ranking.ipynb #3643118d
@@ -569,7 +588,8 @@ def draw_query(
 ):
     "One query and the beginning of its ranked list, right and wrong framed."
     found = ranking.ranked(query, top)
-    return rank_strip(query_images[query], [gallery_images[j] for j in found["gallery"]], found["right"].tolist(), distances=found["distance"].tolist(), **options)
+    return rank_strip(query_images[query], [gallery_images[j] for j in found["gallery"]], found["right"].tolist(), distances=found["distance"].tolist(),
+                      **options)
 
 # %% ../../nbs/metrics/10_ranking.ipynb #b702832a
 @dataclass(frozen=True, eq=False)

@@ -133,7 +133,8 @@ def _features(query, gallery, metric: str, k1: int, k2: int, lambda_value: float
         _norms(e, name)
     (q, w), (g, v) = (e.values.shape for e in sets)
     if w != v: raise ValueError(f"query embeddings have {w} numbers, gallery embeddings {v}: use one model for both")
-    if not 1 <= k1 <= g or not 1 <= k2 <= k1 + 1: raise ValueError(f"k1 is {k1} and k2 {k2}, with {g} gallery pictures: give 1 <= k1 <= {g} and 1 <= k2 <= k1 + 1")
+    if not 1 <= k1 <= g or not 1 <= k2 <= k1 + 1: raise ValueError(f"k1 is {k1} and k2 {k2}, with {g} gallery pictures: "
+                                                                   f"give 1 <= k1 <= {g} and 1 <= k2 <= k1 + 1")
     if not 0 <= lambda_value <= 1: raise ValueError(f"lambda_value is {lambda_value}: give a share from 0 (sets alone) to 1 (distance alone)")
     x = np.empty((q + g, w), np.float32)
     for at, e in ((0, sets[0]), (q, sets[1])):
@@ -211,7 +212,8 @@ def evaluate_reranked(
     settings = ", ".join(f"{k}={v}" for k, v in {"k1": 20, "k2": 6, "lambda_value": 0.3, **options}.items() if k in ("k1", "k2", "lambda_value"))
     notes = (f"re-ranked: k-reciprocal, {settings}", *(["approximate neighbours from FAISS"] if options.get("search") == "faiss" else []))
     def row_of(i): raise ValueError("a re-ranked list is not computed anew for one query: use k_reciprocal and evaluate_distances")
-    return _evaluate(made, find_matches(*ids) if query.camid is not None and gallery.camid is not None else find_matches(*ids[:2], None, None), *ids, protocol, ranks, metric, row_of, notes=notes)
+    return _evaluate(made, find_matches(*ids) if query.camid is not None and gallery.camid is not None else find_matches(*ids[:2], None, None), *ids,
+                     protocol, ranks, metric, row_of, notes=notes)
 
 # %% ../../nbs/metrics/20_reranking.ipynb #e56d6c40
 def _faiss_neighbours(x: np.ndarray, k: int) -> tuple:

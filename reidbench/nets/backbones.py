@@ -211,7 +211,8 @@ def _densenet_name(key):
 def _dice():
     "Where the random numbers of Python, NumPy and torch stand."
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], *(state.cpu().numpy().tobytes() for state in (torch.get_rng_state(), *on_gpus))
+    return random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], *(state.cpu().numpy().tobytes()
+                                                                                              for state in (torch.get_rng_state(), *on_gpus))
 
 
 def _followed(module):

@@ -24,7 +24,8 @@ class PatchCritic(nn.Module):
         super().__init__()
         how = dict(activation="leaky")
         steps = [(3, width, 1, 1), (width, width, 3, 1), (width, width, 3, 2), (width, width, 3, 1), (width, 2 * width, 3, 2)]
-        self.layers = nn.Sequential(*[ConvBlock(a, b, kernel, stride, **how) for a, b, kernel, stride in steps], *[ResBlock(2 * width, norm="none") for _ in range(blocks)])
+        self.layers = nn.Sequential(*[ConvBlock(a, b, kernel, stride, **how) for a, b, kernel, stride in steps],
+                                    *[ResBlock(2 * width, norm="none") for _ in range(blocks)])
         self.verdict = nn.Conv2d(2 * width, 1, 1)
 
     def features(self, x):

@@ -119,7 +119,8 @@ def _prepared(facts, size, mean, std, bgr):
     steps = [Normalize(mean, std), *([_Turned(bool(bgr), facts.last)] if bgr or facts.last else [])]
     numbers = lambda v: "(" + ", ".join(f"{x:.4g}" for x in v) + ")"
     why = of_mean if of_mean == of_std else f"{of_mean}, {of_std}"
-    said = [f"{size[0]} x {size[1]} pixels ({of_size})", f"mean {numbers(mean)}, std {numbers(std)} ({why})", *(["blue first"] if bgr else []), *(["channels last"] if facts.last else [])]
+    said = [f"{size[0]} x {size[1]} pixels ({of_size})", f"mean {numbers(mean)}, std {numbers(std)} ({why})", *(["blue first"] if bgr else []),
+            *(["channels last"] if facts.last else [])]
     return size, nn.Sequential(*steps), said
 
 
@@ -172,7 +173,8 @@ def from_onnx(
             return onnx2torch.convert(wanted).eval()
         except Exception as error:  # the converters raise many kinds; the reader needs one sentence
             wrong.append((str(error).strip().splitlines() or [type(error).__name__])[0])
-    raise ValueError(f"{path}: cannot be made a torch module ({'; '.join(dict.fromkeys(wrong))}): export it again with operator set 17 (torch.onnx.export(..., opset_version=17))")
+    raise ValueError(f"{path}: cannot be made a torch module ({'; '.join(dict.fromkeys(wrong))}): "
+                     "export it again with operator set 17 (torch.onnx.export(..., opset_version=17))")
 
 # %% ../../nbs/nets/70_external.ipynb #142239c9
 def onnx_facts(
@@ -187,7 +189,8 @@ def onnx_facts(
     kind = inputs[0].type.tensor_type
     shape = [d.dim_value or None for d in kind.shape.dim]
     if kind.elem_type != 1 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
-        raise ValueError(f"{path}: takes {shape} of ONNX's type {kind.elem_type}; images are float32 (type 1) [batch, 3, height, width] or [batch, height, width, 3]: export it so")
+        raise ValueError(f"{path}: takes {shape} of ONNX's type {kind.elem_type}; "
+                         "images are float32 (type 1) [batch, 3, height, width] or [batch, height, width, 3]: export it so")
     last = shape[1] != 3
     height, width = shape[1:3] if last else shape[2:]
     mean, std, bgr = _onnx_pixels({p.key.lower(): p.value for p in model.metadata_props}, path)
@@ -199,7 +202,8 @@ def _onnx_pixels(said, path):
     try:
         mean, std = (tuple(map(float, json.loads(said[k]))) if k in said else None for k in ("mean", "std"))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: its metadata's mean and std are no lists of numbers ({said.get('mean')!r}, {said.get('std')!r}); give mean= and std=") from error
+        raise ValueError(f"{path}: its metadata's mean and std are no lists of numbers ({said.get('mean')!r}, {said.get('std')!r}); "
+                         "give mean= and std=") from error
     if said.get("image.nominalpixelrange", "").lower() == "nominalrange_0_255" and mean is None:
         mean, std = (0.0, 0.0, 0.0), (1 / 255,) * 3
     layout = said.get("image.bitmappixelformat", "").lower()
@@ -249,7 +253,8 @@ def _of_onnx(path, size, mean, std, bgr, output):
     if len(facts.outputs) > 1 and output not in facts.outputs:
         raise ValueError(f"{path}: has {len(facts.outputs)} outputs; say which are the embeddings: output= one of {', '.join(map(repr, facts.outputs))}")
     if size is not None and facts.size not in (None, _two(size)):
-        raise ValueError(f"{path}: takes {facts.size[0]} x {facts.size[1]} pixels and no other size; leave out size={tuple(size)}: pictures of any size are brought to it")
+        raise ValueError(f"{path}: takes {facts.size[0]} x {facts.size[1]} pixels and no other size; leave out size={tuple(size)}: "
+                         "pictures of any size are brought to it")
     seen, prepare, said = _prepared(facts, size, mean, std, bgr)
     net = from_onnx(path)
     net = net if facts.batch is None else _Portions(net, facts.batch)
@@ -271,7 +276,8 @@ def _load_into(net, file, head=None):
     unknown = [k for k in state if k not in wanted]
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     if wrong or unknown or missing:
-        raise ValueError(f"{file}: not the weights of this network: {len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}")
+        raise ValueError(f"{file}: not the weights of this network: "
+                         f"{len(missing)} missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}")
     net.load_state_dict(state, strict=False)
 
 
@@ -446,7 +452,8 @@ def _kind(source):
     if text in known:
         return "torchvision", text, text
     near = difflib.get_close_matches(text, known, 1)
-    raise ValueError(f"no model {text!r}: neither a file of a known kind (.onnx, .safetensors, {', '.join(PICKLED[:5])}), nor a folder, nor 'module:function', nor a name of torchvision" +
+    raise ValueError(f"no model {text!r}: neither a file of a known kind (.onnx, .safetensors, {', '.join(PICKLED[:5])}), nor a folder, "
+                     "nor 'module:function', nor a name of torchvision" +
                      (f"; did you mean {near[0]!r}?" if near else ""))
 
 
@@ -460,12 +467,14 @@ def _tried(model):
     except ValueError as error:
         raise ValueError(f"{model.source}: {error}") from error
     except Exception as error:  # whatever a stranger's network raises
-        raise ValueError(f"{model.source}: does not run on two pictures of {model.size[0]} x {model.size[1]} ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
+        raise ValueError(f"{model.source}: does not run on two pictures of {model.size[0]} x {model.size[1]} ({type(error).__name__}: "
+                         f"{str(error).strip().splitlines()[0]}); "
                          "another size=(height, width)?") from error
     if not torch.isfinite(found).all():
         raise ValueError(f"{model.source}: gives numbers that are not finite for two pictures of noise; are mean and std right?")
     model.width = found.shape[1]
-    along = torch.linspace(-1, 1, found.numel(), device=found.device, dtype=found.dtype).view_as(found)  # not along itself: the length of unit vectors has no slope
+    # not along itself: the length of unit vectors has no slope
+    along = torch.linspace(-1, 1, found.numel(), device=found.device, dtype=found.dtype).view_as(found)
     gradient = torch.autograd.grad(found, images, along, allow_unused=True)[0] if found.requires_grad else None
     if gradient is None or not gradient.any():
         model.said.append("no gradient reaches the images: it can search, but not be attacked by gradients")

@@ -50,7 +50,8 @@ class ConvBlock(nn.Module):
     def __init__(self, inside, outside, kernel=3, stride=1, dilation=1, norm="none", activation="relu", pad="reflect"):
         super().__init__()
         if norm not in NORMS or activation not in ACTIVATIONS or pad not in PADS:
-            raise ValueError(f"norm is one of {', '.join(NORMS)}, activation of {', '.join(ACTIVATIONS)}, pad of {', '.join(PADS)}; got {norm!r}, {activation!r}, {pad!r}")
+            raise ValueError(f"norm is one of {', '.join(NORMS)}, activation of {', '.join(ACTIVATIONS)}, pad of {', '.join(PADS)}; "
+                             f"got {norm!r}, {activation!r}, {pad!r}")
         self.border, self.pad = dilation * (kernel - 1) // 2, pad
         self.conv = nn.Conv2d(inside, outside, kernel, stride, dilation=dilation)
         self.norm, self.activation = NORMS[norm](outside), ACTIVATIONS[activation]()
@@ -162,7 +163,8 @@ class ContentEncoder(nn.Module):
         how = dict(norm="instance", activation="leaky")
         steps = [(3, width, 2), (width, 2 * width, 1), (2 * width, 2 * width, 1), (2 * width, 4 * width, 2)]
         self.normalize, self.channels = Normalize(), channels
-        self.layers = nn.Sequential(*[ConvBlock(a, b, 3, stride, **how) for a, b, stride in steps], *[ResBlock(4 * width) for _ in range(blocks)], ASPP(4 * width, channels))
+        self.layers = nn.Sequential(*[ConvBlock(a, b, 3, stride, **how) for a, b, stride in steps], *[ResBlock(4 * width) for _ in range(blocks)],
+                                    ASPP(4 * width, channels))
         begin(self)
 
     def forward(
@@ -255,7 +257,8 @@ def trio(
 ):
     "(content encoder, degradation encoder, generator) that fit together."
     w = widths(setting)
-    return (ContentEncoder(w["channels"], w["content_width"]), DegradationEncoder(w["dim"], w["encoder_width"]), AdaINGenerator(w["channels"], w["dim"], w["blocks"], w["hidden"]))
+    return (ContentEncoder(w["channels"], w["content_width"]), DegradationEncoder(w["dim"], w["encoder_width"]),
+            AdaINGenerator(w["channels"], w["dim"], w["blocks"], w["hidden"]))
 
 # %% ../../nbs/nets/50_generators.ipynb #f0cd52f2
 def renormalised(
@@ -263,7 +266,8 @@ def renormalised(
 ):
     "D^-1/2 (A + I) D^-1/2, with the degrees D of A + I."
     if adjacency.shape[-1] != adjacency.shape[-2] or not bool((adjacency >= 0).all()):
-        raise ValueError(f"an adjacency must be square and nowhere negative (or NaN), got {list(adjacency.shape)} with smallest value {float(adjacency.min()):.4g}")
+        raise ValueError("an adjacency must be square and nowhere negative (or NaN), "
+                         f"got {list(adjacency.shape)} with smallest value {float(adjacency.min()):.4g}")
     looped = adjacency + torch.eye(adjacency.shape[-1], dtype=adjacency.dtype, device=adjacency.device)
     root = looped.sum(-1).rsqrt()
     return root[..., :, None] * looped * root[..., None, :]

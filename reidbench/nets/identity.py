@@ -67,7 +67,9 @@ class IdentityNet(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
-        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout, **({"unit": True} if unit else {})} if self.backbone.config else None  # None: it cannot be stored
+        # None: it cannot be stored
+        self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout,
+                       **({"unit": True} if unit else {})} if self.backbone.config else None
         self.neck, self.unit = neck, unit
         self.pool, self.dropout = GlobalPool(pool), nn.Dropout(dropout)
         width = self.backbone.width
@@ -173,7 +175,8 @@ def query_pictures(
     pairs = pd.MultiIndex.from_frame(query[["pid", "camid"]])
     beside = benchmark.gallery if more is None else more
     found = pd.MultiIndex.from_frame(beside[["pid", "camid"]])
-    beside = beside[found.isin(pairs) & (beside["pid"] != -1) & ((beside["camid"] != -1) if more is None else True)]  # camera not known: these may be the answers
+    # camera not known: these may be the answers
+    beside = beside[found.isin(pairs) & (beside["pid"] != -1) & ((beside["camid"] != -1) if more is None else True)]
     alone = query if more is None else query[~pairs.isin(found)]
     return pd.concat([alone, beside])[["path", "pid", "camid"]].reset_index(drop=True)
 

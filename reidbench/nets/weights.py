@@ -50,7 +50,8 @@ def save_model(
 ):
     "Write a model as one safetensors file, its configuration in the header."
     if model.config is None:
-        raise ValueError(f"{path}: nothing says how this {type(model).__name__} is made again (its backbone was not made by nets.backbones.build): keep its state_dict in a safetensors file of your own")
+        raise ValueError(f"{path}: nothing says how this {type(model).__name__} is made again (its backbone was not made by nets.backbones.build): "
+                         "keep its state_dict in a safetensors file of your own")
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {"config": json.dumps(model.config), "about": json.dumps(about), "format": "reidbench"}
     return write_whole(path, save(state, metadata=header))
@@ -105,5 +106,6 @@ def shipped(
     folder = Path(folder) if folder is not None else shipped_folder()
     if not (folder / f"{name}.safetensors").is_file():
         there = ", ".join(sorted(f.stem for f in folder.glob("*.safetensors"))) or "none"
-        raise FileNotFoundError(f"the model {name!r} that comes with the project is not in {folder} (there: {there}): install the project anew, or train one of your own")
+        raise FileNotFoundError(f"the model {name!r} that comes with the project is not in {folder} (there: {there}): "
+                                "install the project anew, or train one of your own")
     return folder / f"{name}.safetensors"

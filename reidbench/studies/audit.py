@@ -88,9 +88,11 @@ class Audit:
         lines = []
         for kind in kinds:
             steps = [("", 0), *((k, s) for k, s in self.rankings if k == kind)]
-            lines.append(go.Scatter(x=[s for _, s in steps], y=[100 * self.rankings[step].scores()[score] for step in steps], name=kind.replace("_", " "), mode="lines+markers"))
+            lines.append(go.Scatter(x=[s for _, s in steps], y=[100 * self.rankings[step].scores()[score] for step in steps], name=kind.replace("_", " "),
+                                    mode="lines+markers"))
         ticks = dict(tickvals=list(range(6)), ticktext=["none", *SEVERITY_NAMES])
-        return figure(*lines, title=f"{score} when the asking pictures are spoiled", x="", y=f"{score}, %").update_xaxes(**ticks).update_yaxes(rangemode="tozero")
+        return figure(*lines, title=f"{score} when the asking pictures are spoiled", x="",
+                      y=f"{score}, %").update_xaxes(**ticks).update_yaxes(rangemode="tozero")
 
     def _repr_html_(self):
         return self.table.to_html(index=False, float_format=lambda v: f"{v:.1f}")

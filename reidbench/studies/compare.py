@@ -93,7 +93,8 @@ def marks(records, run, budget, shown=None):
     said, shown = [], shown or {}
     for seed, record in sorted(records.items()):
         began = run.starts_from and run.starts_from.training
-        for training, weights, words in ((run.training, record.weights, "not the same training as"), (began, record.details.get("start"), "did not start from")):
+        for training, weights, words in ((run.training, record.weights, "not the same training as"),
+                                         (began, record.details.get("start"), "did not start from")):
             other, where = shown.get((training, seed), (weights, ""))
             if weights and other != weights:
                 said.append(f"seed {seed}: {words} {where}")
@@ -311,7 +312,8 @@ def _line(results, cell, shown):
                                        (f"budget {results.budget.label}", results.budget.label != "paper"),
                                        (f"not all of {here}", any(partial(r) for mine in records for r in mine.values()))) if so]
     mean = float(np.mean(ours)) if ours else None
-    return {"row": cell.row, "group": cell.group, "metric": cell.metric, "paper": printed, "ours": mean, "sd": float(np.std(ours, ddof=1)) if len(ours) > 1 else None, "seeds": len(ours),
+    return {"row": cell.row, "group": cell.group, "metric": cell.metric, "paper": printed, "ours": mean,
+            "sd": float(np.std(ours, ddof=1)) if len(ours) > 1 else None, "seeds": len(ours),
             "difference": mean - printed if ours and printed is not None and not cell.figure.wrong else None,
             "doubt": cell.figure.misprint, "different": "; ".join(different), "notes": "; ".join(dict.fromkeys(said))}
 
@@ -365,7 +367,8 @@ def draw_gains(results, metrics=("Rank-1", "mAP")):
         traces.append(go.Scatter(x=mine["paper"], y=labels, mode="markers", name=f"{metric}, the paper on its set",
                                  marker=dict(size=11, color=colours[metric], symbol="circle-open", line=dict(width=2))))
     here = ", ".join([*([getattr(results.on, "name", results.on)] if results.on is not None else []), f"budget {results.budget.label}"])
-    drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({here}) and in the paper", x="points gained", y="", height=150 + 26 * max(len(gains), 2))
+    drawn = figure(*traces, title=f"{results.table.name}: points gained, here ({here}) and in the paper", x="points gained", y="",
+                   height=150 + 26 * max(len(gains), 2))
     return drawn.add_vline(x=0, line=dict(color="#8a9099", width=1)).update_yaxes(autorange="reversed")
 
 # %% ../../nbs/studies/40_compare.ipynb #704d12fa
@@ -390,7 +393,8 @@ def _draw_results(results):
 def _place(line, most):
     if line is None:
         return "<td></td>"
-    told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", f"ours less the paper's: {line.difference:+.1f}" if _there(line.difference) else "", line.notes]
+    told = [f"{line.seeds} seed{'s' if line.seeds > 1 else ''}", f"ours less the paper's: {line.difference:+.1f}" if _there(line.difference) else "",
+            line.notes]
     said = html.escape("; ".join(filter(None, told)), quote=True)
     digits = 2 if line.metric in ("params", "flops") else 1
     ours = paper = "–"

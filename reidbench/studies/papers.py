@@ -60,11 +60,13 @@ def line_of(
     "A cell for a reader, in JSON's types."
     there = lambda v: None if v is None or v != v else float(v)
     figure, done = cell.figure, state == "done"
-    ours = {"ours": there(row.ours), "sd": there(row.sd), "seeds": int(row.seeds), "difference": there(row.difference), "different": row.different, "notes": row.notes} if done else \
+    ours = {"ours": there(row.ours), "sd": there(row.sd), "seeds": int(row.seeds), "difference": there(row.difference), "different": row.different,
+            "notes": row.notes} if done else \
         {"ours": None, "sd": None, "seeds": 0, "difference": None, "different": row.different if row else "", "notes": row.notes if row else ""}
     likely = f" (likely {figure.likely:g})" if figure.likely is not None else ""
     doubt = f"{'cannot be right' if figure.wrong else 'doubtful'}: {figure.misprint}{likely}" if figure.misprint else figure.slip or figure.note
-    return {"row": cell.row, "column": cell.group, "metric": cell.metric, "unit": figure.unit, "paper": figure.value, **ours, "same": not ours["different"], "state": state, "why": why, "doubt": doubt,
+    return {"row": cell.row, "column": cell.group, "metric": cell.metric, "unit": figure.unit, "paper": figure.value, **ours, "same": not ours["different"],
+            "state": state, "why": why, "doubt": doubt,
             "runs": [list(r) for r in runs]}
 
 # %% ../../nbs/studies/45_papers.ipynb #b298fd4d
@@ -133,9 +135,11 @@ def _page(papers, table, place):
 
 def _line(papers, results, files, cell, row):
     if row is None:
-        return line_of(cell, None, "quoted" if cell.source == "quoted" else "no run", cell.why or ("quoted by the paper from other work" if cell.source == "quoted" else ""))
+        return line_of(cell, None, "quoted" if cell.source == "quoted" else "no run",
+                       cell.why or ("quoted by the paper from other work" if cell.source == "quoted" else ""))
     mine = [(run, seed, record) for run in cell.runs for seed, record in sorted(results.all.get(run.work, {}).items())]
-    runs = [(seed, figure_of(r, cell.metric, cell.figure.unit), Path(files[run.work, seed]).as_posix(), round(r.seconds), r.created[:10]) for run, seed, r in mine]
+    runs = [(seed, figure_of(r, cell.metric, cell.figure.unit), Path(files[run.work, seed]).as_posix(), round(r.seconds), r.created[:10])
+            for run, seed, r in mine]
     if row.seeds:
         return line_of(cell, row, "done", "", runs)
     why = next(filter(None, (papers.needs(d) for run in cell.runs for d in (run.train, run.test))), "")
@@ -150,5 +154,6 @@ def _command(papers, table, place, row):
     if row not in {c.row for c in table.cells_for(place.on, place.other)}:
         return []
     seeds = str(place.seeds) if isinstance(place.seeds, int) else ",".join(map(str, place.seeds)) + ","
-    return command(table, place.on, place.other, place.made, seeds=None if seeds == "3" else seeds, rows=row, data=None if papers.root == Path("data") else papers.root.as_posix(),
+    return command(table, place.on, place.other, place.made, seeds=None if seeds == "3" else seeds, rows=row,
+                   data=None if papers.root == Path("data") else papers.root.as_posix(),
                    folder=None if papers.folder == Path("outputs/studies") else papers.folder.as_posix())

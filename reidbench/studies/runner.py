@@ -37,7 +37,8 @@ from .tables import table as table_by_name
 
 # %% ../../nbs/studies/30_runner.ipynb #517e06f5
 FREE = ("seed", *HOW)  # settings that do not make another cell: where and how to run; the seed stands beside
-SMALLER = {"resnet50": "resnet18", "resnet101_ibn_a": "resnet18_ibn_a", "densenet121": "resnet34", "DMR": dict(width=16, blocks=3, critic_width=16)}  # budget "small": what stands for what
+# budget "small": what stands for what
+SMALLER = {"resnet50": "resnet18", "resnet101_ibn_a": "resnet18_ibn_a", "densenet121": "resnet34", "DMR": dict(width=16, blocks=3, critic_width=16)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Budget:
     ):
         "Where its records lie: in the folder of its label, and in those whose names have its changes in another order, as names once had."
         def spells(text, parts):
-            return not text if not parts else any(text.startswith(f"-{part}") and spells(text[len(part) + 1:], parts[:k] + parts[k + 1:]) for k, part in enumerate(parts))
+            return not text if not parts else any(text.startswith(f"-{part}") and spells(text[len(part) + 1:], parts[:k] + parts[k + 1:])
+                                                  for k, part in enumerate(parts))
 
         place, parts = Path(records), list(self._told().values())
         there = [f for f in place.iterdir() if f.name.startswith(f"{self.name}-") and f.name != self.label] if len(parts) > 1 and place.is_dir() else []
@@ -319,7 +321,8 @@ def found(
     return _record(run, job, training.settings, metrics=metrics, curves=training.curves,
                    seconds=training.seconds + time.time() - since, memory=max(training.memory or 0, peak_memory(device) or 0),
                    weights=training.weights, surroundings=surroundings(device), data=_sets(run, job, root, benchmark),
-                   details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query, **began, **told})
+                   details={"training_seconds": training.seconds, "protocol": ranking.protocol, "notes": list(ranking.notes), "per_query": per_query, **began,
+                            **told})
 
 # %% ../../nbs/studies/30_runner.ipynb #488146b6
 class Once:
@@ -356,7 +359,8 @@ def searched(
 
     settings, defence = job.settings, run.defence.make() if run.defence else None
     if run.attack is None:
-        return search(frozen(net), benchmark, tuple(settings.size), run.test.protocol, run.queries, run.rerank, run.degrade or None, defence=defence, seed=job.seed), {}
+        return search(frozen(net), benchmark, tuple(settings.size), run.test.protocol, run.queries, run.rerank, run.degrade or None, defence=defence,
+                      seed=job.seed), {}
     if run.queries != "single" or run.degrade:
         raise ValueError(f"{run.table}, {run.row}: an attack on {'pooled' if run.queries != 'single' else 'degraded'} queries is not defined")
     aim, behind = _aim(run), digest([run.defence, run.test.identity])
@@ -596,7 +600,8 @@ def check_changes(runs, changes):
     known = {f.name for settings in kinds.values() for f in fields(settings)}
     for name, _ in changes:
         if name == "seed":
-            raise ValueError("seed is no setting of a study, each cell has its own: give the study its seeds (--seeds 3: three of them; --seeds 5, : number 5 alone)")
+            raise ValueError("seed is no setting of a study, each cell has its own: give the study its seeds (--seeds 3: three of them; --seeds 5, : "
+                             "number 5 alone)")
         if kinds and name not in known:
             raise ValueError(f"the settings of {', '.join(kinds)} have no {name!r}: {nearest(name, sorted(known))}")
 
@@ -615,7 +620,8 @@ def _why_missing(data, root, build):
 def asked(run):
     "How a run searches, in a few words."
     told = [("all pictures of a camera ask", run.queries == "multi"), ("re-ranked", run.rerank), (" ".join(map(str, run.degrade)), run.degrade),
-            (f"under {run.attack.name}{', adaptive' if run.attack.adaptive else ''}" if run.attack else "", run.attack), (f"behind {run.defence.name}" if run.defence else "", run.defence)]
+            (f"under {run.attack.name}{', adaptive' if run.attack.adaptive else ''}" if run.attack else "", run.attack),
+            (f"behind {run.defence.name}" if run.defence else "", run.defence)]
     return ", ".join(text for text, there in told if there) or "plain"
 
 # %% ../../nbs/studies/30_runner.ipynb #08cd8eac

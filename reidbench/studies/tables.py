@@ -148,7 +148,8 @@ class Tool:
         return find(TOOLS[self.name])(**{**dict(self.options), **changes})
 
 
-TOOLS = {"FGSM": "reidbench.attacks.feature:FGSM", "M-IFGSM": "reidbench.attacks.feature:IFGSM", "SMA": "reidbench.attacks.feature:SMA", "LTA": "reidbench.attacks.feature:LTA",
+TOOLS = {"FGSM": "reidbench.attacks.feature:FGSM", "M-IFGSM": "reidbench.attacks.feature:IFGSM", "SMA": "reidbench.attacks.feature:SMA",
+         "LTA": "reidbench.attacks.feature:LTA",
          "FNA": "reidbench.attacks.feature:FNA", "ODFA": "reidbench.attacks.feature:ODFA",
          "LTA*": "reidbench.attacks.feature:LTA", "DMR": "reidbench.attacks.generative:DMR", "CS": "reidbench.methods.jad:CircuitousScaling"}
 _STEPS = (("eps", 5 / 255), ("step", 1 / 255), ("iterations", 15))
@@ -504,7 +505,8 @@ def _show_table(table):
     foot = ["Italics: quoted by the paper from other work."] if any(c.source == "quoted" for c in table.cells) else []
     foot += [*said, *table.notes, *([f"{added} runs of ours beside the paper's: see .cells_for()."] if added else [])]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in foot)
-    return (f"<table><caption><b>{html.escape(table.name)}</b>: {html.escape(table.title)}</caption><thead><tr><th></th>{spans}</tr><tr><th></th>{heads}</tr></thead>"
+    return (f"<table><caption><b>{html.escape(table.name)}</b>: "
+            f"{html.escape(table.title)}</caption><thead><tr><th></th>{spans}</tr><tr><th></th>{heads}</tr></thead>"
             f"<tbody>{body}</tbody></table><ul>{lines}</ul>")
 
 # %% ../../nbs/studies/10_tables.ipynb #f63b5eb0
@@ -537,16 +539,20 @@ MISPRINTS = (
     Misprint("msfl/table1", "(e) stages 1 to 4, with lateral", "Market1501", "mAP", _CSIP),
     Misprint("msfl/table4", "+CSIP", "Market1501", "mAP", _CSIP),
     *_two("msfl/table1", [(f"({r}", "", "") for r in ("b) two deepest stages fused directly", "c) stages 1 to 4 fused directly")], _SWAP, kind="text"),
-    Misprint("msfl/table3", "(d) l-inf, 1e-2", "", "", "the text calls (d) to (f) stable in lambda: (d) is the l-inf norm, the rows meant are (c), (e) and (f)", kind="text"),
+    Misprint("msfl/table3", "(d) l-inf, 1e-2", "", "", "the text calls (d) to (f) stable in lambda: "
+                                                       "(d) is the l-inf norm, the rows meant are (c), (e) and (f)", kind="text"),
     Misprint("msfl/table4", "ResNet50", "MSMT17", "Rank-1", "a digit is lost; which one cannot be told (next row: 69.3)", kind="wrong"),
     Misprint("msfl/table4", "SVDNet", "CUHK03", "Rank-1", _SVD, 41.5),
     Misprint("msfl/table4", "SVDNet", "CUHK03", "mAP", _SVD, 37.3),
     Misprint("msfl/table4", "+MSGR", "MSMT17", "Rank-1", "the text gives the gain on MSMT17 as 82.9 to 86.8: these are DukeMTMC-reID's figures", kind="text"),
-    Misprint("msfl/table4", "+MSGR", "CUHK03", "Rank-1", "the text speaks of 71.6 on labeled CUHK03, for which the table has no column (detected: 67.7)", kind="text"),
+    Misprint("msfl/table4", "+MSGR", "CUHK03", "Rank-1", "the text speaks of 71.6 on labeled CUHK03, for which the table has no column (detected: 67.7)",
+             kind="text"),
     Misprint("msfl/table4", "+MSFF", "CUHK03", "Rank-1", "the text calls MSFF's improvement small here: the table has a loss, 65.6 to 65.1", kind="text"),
-    Misprint("gaag/table1", "Ours", "CAVIAR", "Rank-10", "the text calls Rank-10 on CAVIAR the best: DI-REID (94.4), INTACT (93.9) and the row without augmentation (95.4) are higher", kind="text"),
+    Misprint("gaag/table1", "Ours", "CAVIAR", "Rank-10", "the text calls Rank-10 on CAVIAR the best: "
+                                                         "DI-REID (94.4), INTACT (93.9) and the row without augmentation (95.4) are higher", kind="text"),
     Misprint("gaag/table2", "Ours-Illumination", "MSMT17", "Rank-1", "the text says +9.0 over the baseline, the table gives 73.3 - 64.0 = +9.3", kind="text"),
-    Misprint("di_reid/table3", "Ours", "CAVIAR", "Rank-10", "the text says that every part helps consistently: without multi-scale Rank-10 is higher (95.2)", kind="text"),
+    Misprint("di_reid/table3", "Ours", "CAVIAR", "Rank-10", "the text says that every part helps consistently: without multi-scale Rank-10 is higher (95.2)",
+             kind="text"),
     Misprint("di_reid/table2", "GLAD", "MSMT17", "mAP", "far above its Rank-1 of 61.4; GAAG Table 2 quotes 34.0 for the same method", 34.0, "wrong"),
 )
 
@@ -564,11 +570,14 @@ MISPRINTS += (
     Misprint("jad/table2", "JAD (w/o LHT)", _D_TO_M, "Rank-1", "the text says +3.4 over the baseline, the table gives 47.4 - 45.7 = +1.7", kind="text"),
     Misprint("jad/table2", "JAD", _D_TO_M, "Rank-1", "the text says +0.2 by LHT, the table gives 47.5 - 47.4 = +0.1", kind="text"),
     *_two("jad/table4", [("DukeMTMC-reID: JAD+RK", a, "Rank-1") for a in ("M-IFGSM", "LTA")],
-          "the text says more than 40 points over the baseline for every attack on both sets: here it is 48.1 - 16.8 = 31.3 and 52.4 - 15.2 = 37.2", kind="text"),
+          "the text says more than 40 points over the baseline for every attack on both sets: here it is 48.1 - 16.8 = 31.3 and 52.4 - 15.2 = 37.2",
+          kind="text"),
     *_two("jad/table6", [("P2 P1 P2", "", ""), ("P1 P2 P1", "", "")],
-          "six labels and five rows of figures: as printed they fill the first five, so that the last has none; the fifth row's may belong to either of the last two labels"),
+          "six labels and five rows of figures: as printed they fill the first five, so that the last has none; "
+          "the fifth row's may belong to either of the last two labels"),
     *_two("jad/table7", [("JAD", g, m) for g in ("No-attack", "M-IFGSM", "SMA", "LTA") for m in ("Rank-1", "mAP")], _7),
-    Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "Rank-1", "the text says that a DenseNet is attacked here; the clean figures are those of Table 3, whose backbone is not named", kind="text"),
+    Misprint("jad/table8", "w/o RK: Baseline", "No-attack", "Rank-1", "the text says that a DenseNet is attacked here; "
+                                                                      "the clean figures are those of Table 3, whose backbone is not named", kind="text"),
 )
 
 # %% ../../nbs/studies/10_tables.ipynb #1c715d8b
@@ -651,7 +660,8 @@ def _runs(name, row, column, others):
     if row.why or not row.method:
         return ()
     test, attack = row.test or column.test, row.attack or column.attack
-    run = Run(name, row.name, row.method, row.choice, column.train or test, test, row.rerank or column.rerank, column.queries, attack, row.defence, column.degrade)
+    run = Run(name, row.name, row.method, row.choice, column.train or test, test, row.rerank or column.rerank, column.queries, attack, row.defence,
+              column.degrade)
     if EACH not in dict(row.choice).values():
         return (run,)
     return tuple(replace(run, choice=tuple((w, a if v == EACH else v) for w, v in row.choice)) for a in ([attack.name] if attack else others))
@@ -694,7 +704,8 @@ def add(
         for c, n in zip(heads, numbers):
             note = blank if r.source == "paper" else OURS
             cells.append(Cell(name, r.name, c.group, c.metric, _figure(name, r.name, c, n, note), r.source, _runs(name, r, c, attacks), r.why))
-        cells += [*_adaptive(name, r, heads), *(Cell(name, r.name, c.group, c.metric, Figure(note=OURS), "reidbench", _runs(name, r, c, attacks)) for c in beside)]
+        cells += [*_adaptive(name, r, heads), *(Cell(name, r.name, c.group, c.metric, Figure(note=OURS), "reidbench", _runs(name, r, c, attacks))
+                                                for c in beside)]
     for m in MISPRINTS:
         if m.table == name and not any(m.hits(c.row, c.group, c.metric) for c in cells):
             raise ValueError(f"{name}: the misprint {m} marks nothing")
@@ -721,7 +732,8 @@ add("aos/table1", "Which occluded samples should a model be trained with?", on_s
     Random       | 86.16 69.59 | 44.56 41.15 | 78.19 60.94
     Hard-1       | 86.43 70.40 | 45.71 41.70 | 77.33 59.49
     Sampling     | 86.49 70.43 | 47.14 43.33 | 79.17 62.10
-    """, claims=[("Sampling", "Baseline"), ("Sampling", "No Adversary"), ("Sampling", "Random"), ("Sampling", "Hard-1"), ("Random", "Baseline"), ("Hard-1", "Baseline")],
+    """, claims=[("Sampling", "Baseline"), ("Sampling", "No Adversary"), ("Sampling", "Random"), ("Sampling", "Hard-1"), ("Random", "Baseline"),
+                 ("Hard-1", "Baseline")],
     beside=tuple(replace(c, group=f"{c.group}, occluded queries", degrade=("occlude", 3)) for c in on_sets("Rank-1 mAP", MARKET, CUHK03, DUKE)))
 
 # %% ../../nbs/studies/10_tables.ipynb #952ed8da
@@ -818,14 +830,16 @@ add("msfl/table1", "Which parts of the pyramid help?", on_sets("Rank-1 mAP", MAR
     (d) stages 1 to 4, without lateral    | 90.3 78.3
     (e) stages 1 to 4, with lateral       | 91.5 79.8
     (f) (e) with MSFF                     | 92.3 81.9
-    """, claims=[("(e) stages 1 to 4, with lateral", "(a) ResNet50"), ("(f) (e) with MSFF", "(a) ResNet50"), ("(f) (e) with MSFF", "(e) stages 1 to 4, with lateral"),
+    """, claims=[("(e) stages 1 to 4, with lateral", "(a) ResNet50"), ("(f) (e) with MSFF", "(a) ResNet50"),
+                 ("(f) (e) with MSFF", "(e) stages 1 to 4, with lateral"),
                  ("(a) ResNet50", "(c) stages 1 to 4 fused directly"), ("(e) stages 1 to 4, with lateral", "(c) stages 1 to 4 fused directly"),
                  ("(e) stages 1 to 4, with lateral", "(d) stages 1 to 4, without lateral")], notes=[_SAY])
 
 # %% ../../nbs/studies/10_tables.ipynb #b9539009
 add("msfl/table2", "What does the pyramid cost, beside last stride 1?",
     (Column("Market1501", "params", MARKET, unit="M"), Column("Market1501", "flops", MARKET, unit="G"), *on_sets("Rank-1 mAP", MARKET)),
-    [row("(a) ResNet50 baseline", "msfl", pyramid="baseline"), row("(b) ResNet50, last stride 1", "msfl", pyramid="baseline", last_stride=1), row("(c) MSFL", "msfl", pyramid="msff")],
+    [row("(a) ResNet50 baseline", "msfl", pyramid="baseline"), row("(b) ResNet50, last stride 1", "msfl", pyramid="baseline", last_stride=1),
+     row("(c) MSFL", "msfl", pyramid="msff")],
     """
     (a) ResNet50 baseline       | 24.56 2.6 | 90.4 78.3
     (b) ResNet50, last stride 1 | 24.56 4.1 | 91.3 79.8
@@ -894,7 +908,8 @@ add("msfl/table4", "MSFL and MSGR stacked up, among others, on four sets", on_se
     OSNet+RE     | 94.8 84.9 | 72.3 67.8 | 88.6 73.5 | 78.7 52.9
     """, claims=[("+CSIP", "ResNet50"), ("+MSFF", "+CSIP"), ("+MSGR", "+MSFF"), ("+MSGR", "ResNet50"), ("+RE", "+MSGR")],
     notes=["+RE is re-ranking in the paper's own rows, random erasing for OSNet: do not compare the two.",
-           "Empty places were lost in the text: where a quoted line has figures for two sets or three, which sets they are is our reading (PDC and GLAD on MSMT17 agree with GAAG Table 2)."],
+           "Empty places were lost in the text: where a quoted line has figures for two sets or three, "
+           "which sets they are is our reading (PDC and GLAD on MSMT17 agree with GAAG Table 2)."],
     beside=tuple(replace(c, group=f"{c.group}, FGSM", attack=FGSM) for c in on_sets("Rank-1 mAP", MARKET, CUHK03, DUKE, MSMT17)))
 
 # %% ../../nbs/studies/10_tables.ipynb #06c77950
@@ -918,7 +933,8 @@ add("gaag/table1", "Cross-resolution search, and what each part of GAAG adds", o
     INTACT   | 86.4 97.4 98.5 | 46.2 73.1 81.6 | 44.0 81.8 93.9
     DI-REID  | 85.7 97.1 98.6 | 50.3 77.9 87.3 | 51.2 83.6 94.4
     PRI      | 85.2 97.5 98.8 | -    -    -    | 43.2 78.5 91.9
-    """, claims=[("Baseline", "Baseline + Rand-DS"), ("Baseline", "Ours: Naive"), ("Ours", "Baseline"), ("Ours", "Ours: Naive"), ("Ours", "Ours: w/o Augment"), ("Ours", "Ours: w/o Attack")],
+    """, claims=[("Baseline", "Baseline + Rand-DS"), ("Baseline", "Ours: Naive"), ("Ours", "Baseline"), ("Ours", "Ours: Naive"),
+                 ("Ours", "Ours: w/o Augment"), ("Ours", "Ours: w/o Attack")],
     notes=["Rand-DS down-samples half of the training pictures at random; Naive trains on generated pictures with a plain cross-entropy."])
 
 # %% ../../nbs/studies/10_tables.ipynb #faa39dd1
@@ -990,7 +1006,8 @@ add("di_reid/table3", "What each part of DI-REID adds, on CAVIAR", on_sets("Rank
     Ours (f_sen only)    | 45.4 80.0 91.2
     Ours                 | 51.2 83.6 94.4
     """, claims=[("Ours", label) for label in _parts if label != "Ours"],
-    notes=["Without DIL: the first stage is left out, the content encoder starts from ImageNet's weights (budget small: from E_id's), and there is no attention."])
+    notes=["Without DIL: the first stage is left out, the content encoder starts from ImageNet's weights (budget small: "
+           "from E_id's), and there is no attention."])
 
 # %% ../../nbs/studies/10_tables.ipynb #341006b4
 _NORMAL, _JOINT = dict(training="normal"), dict(training="proactive")
@@ -1002,7 +1019,8 @@ add("jad/table1", "How much of a normal model's search is left under attack?", o
     SMA       | 15.7 26.4 32.7 11.1
     LTA*      | 15.7 26.2 32.1 11.0
     LTA       | 13.3 22.4 28.1 9.6
-    """, claims=[("No-attack", "SMA"), ("SMA", "LTA*"), ("LTA*", "LTA"), ("SMA", "LTA")], notes=["Lower is the stronger attack: a claim (A, B) says that more is left under A."])
+    """, claims=[("No-attack", "SMA"), ("SMA", "LTA*"), ("LTA*", "LTA"), ("SMA", "LTA")],
+    notes=["Lower is the stronger attack: a claim (A, B) says that more is left under A."])
 
 # %% ../../nbs/studies/10_tables.ipynb #93f799cf
 _pair = lambda a, b: columns(f"{a.title} → {b.title}", "Rank-1 mAP", train=a, test=b)
@@ -1052,7 +1070,8 @@ add("jad/table5", "What each part of the defence adds, with re-ranking", (*_clea
     CF       | 90.8/85.3 | 18.3/16.7 | 18.0/19.6 | 17.1/18.5
     PD       | 91.5/85.6 | 31.7/28.7 | 58.4/57.1 | 25.2/27.6
     JAD      | 91.0/85.0 | 61.3/56.8 | 85.6/80.3 | 66.2/63.9
-    """, claims=[("CF", "Baseline"), ("PD", "CF"), ("JAD", "PD"), ("JAD", "Baseline")], notes=["CF is read as the proactive defence without its augmentations."])
+    """, claims=[("CF", "Baseline"), ("PD", "CF"), ("JAD", "PD"), ("JAD", "Baseline")],
+    notes=["CF is read as the proactive defence without its augmentations."])
 
 # %% ../../nbs/studies/10_tables.ipynb #9f355a13
 _steps = {"P1": (P1,), "P2": (P2,), "P1 P2": (P1, P2), "P1 P2 P1": (P1, P2, P1), "P2 P1 P2": (P2, P1, P2)}
@@ -1068,19 +1087,22 @@ add("jad/table6", "Circuitous scaling step by step, on the normal model, with re
 
 # %% ../../nbs/studies/10_tables.ipynb #1578a320
 add("jad/table7", "The defence beside adversarial training, with re-ranking", (*_clean, *_white),
-    [row("Baseline", "jad", **_NORMAL), row("AT", "jad", training="AT", adversary=EACH), row("AT +CS", "jad", defence=CS, training="AT", adversary=EACH), _jad("JAD")],
+    [row("Baseline", "jad", **_NORMAL), row("AT", "jad", training="AT", adversary=EACH), row("AT +CS", "jad", defence=CS, training="AT", adversary=EACH),
+     _jad("JAD")],
     """
     Baseline | 90.2/84.7 | 13.2/13.0 | 17.6/20.0 | 14.2/16.1
     AT       | 86.4/76.9 | 46.8/41.3 | 48.3/47.4 | 49.1/48.4
     AT +CS   | 86.3/76.1 | 60.6/53.8 | 64.9/61.1 | 62.7/58.5
     JAD      | 90.6/84.3 | 66.9/62.1 | 86.5/80.7 | 73.5/69.5
-    """, claims=[("AT", "Baseline"), ("AT +CS", "AT"), ("JAD", "AT"), ("JAD", "AT +CS")], notes=["AT has one model for each attack; its clean figures are the mean of the three."])
+    """, claims=[("AT", "Baseline"), ("AT +CS", "AT"), ("JAD", "AT"), ("JAD", "AT +CS")],
+    notes=["AT has one model for each attack; its clean figures are the mean of the three."])
 
 # %% ../../nbs/studies/10_tables.ipynb #737eedea
 _dense, _strong, _fast = dict(backbone="densenet121"), dict(backbone="resnet50", neck="bnneck"), dict(backbone="resnet101_ibn_a", neck="bnneck")
 add("jad/table8", "A black-box attack, on three kinds of models",
     (*columns("No-attack", "Rank-1 mAP", test=MARKET), *columns("DMR", "Rank-1 mAP", test=MARKET, attack=DMR)),
-    [row("w/o RK: Baseline", "jad", **_NORMAL, **_dense), row("w/o RK: GOAT", "jad", training="GOAT", **_dense), row("w/o RK: GOAT+CS", "jad", defence=CS, training="GOAT", **_dense),
+    [row("w/o RK: Baseline", "jad", **_NORMAL, **_dense), row("w/o RK: GOAT", "jad", training="GOAT", **_dense),
+     row("w/o RK: GOAT+CS", "jad", defence=CS, training="GOAT", **_dense),
      _jad("w/o RK: JAD", **_dense), row("with RK: SB", "baseline", rerank=True), _jad("with RK: SB+JAD", rerank=True, **_strong),
      row("with RK: FR", "baseline", rerank=True, backbone="resnet101_ibn_a"), _jad("with RK: FR+JAD", rerank=True, **_fast)],
     """
@@ -1093,15 +1115,18 @@ add("jad/table8", "A black-box attack, on three kinds of models",
     with RK: FR      | 96.8/95.3 | 24.8/25.9
     with RK: FR+JAD  | 96.3/94.9 | 91.6/90.1
     """, claims=[("w/o RK: JAD", "w/o RK: Baseline"), ("w/o RK: JAD", "w/o RK: GOAT"), ("with RK: SB+JAD", "with RK: SB"), ("with RK: FR+JAD", "with RK: FR")],
-    notes=["Black box: no gradient passes through the scaling, so there is no adaptive column here.", "SB is the strong baseline of Luo et al., FR FastReID with an IBN-ResNet-101: here our strong baseline on that backbone."])
+    notes=["Black box: no gradient passes through the scaling, so there is no adaptive column here.",
+           "SB is the strong baseline of Luo et al., FR FastReID with an IBN-ResNet-101: here our strong baseline on that backbone."])
 
 # %% ../../nbs/studies/10_tables.ipynb #5449cfc6
 RATIOS, SCALES = (0.05, 0.10, 0.15, 0.20), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _alone = {"grey": "grey", "CF": "channel_fusion", "augmentation": "augment", "LHT": "local_homogeneous"}
-add("jad/figure4", "How much of each part, and how strong a scaling?", (*columns("No-attack", "Rank-1 mAP", test=MARKET), *columns("LTA", "Rank-1 mAP", test=MARKET, attack=LTA)),
+add("jad/figure4", "How much of each part, and how strong a scaling?",
+    (*columns("No-attack", "Rank-1 mAP", test=MARKET), *columns("LTA", "Rank-1 mAP", test=MARKET, attack=LTA)),
     [*(row(f"(a) {label} {r:.0%}", "jad", training="normal", epochs=20, **{word: r}) for label, word in _alone.items() for r in RATIOS),
      *(row(f"(b) scaling {s:g}", "jad", defence=scaling((round(128 * s), round(64 * s))), **_NORMAL) for s in SCALES)],
-    blank=_CURVE, notes=["Drawn as curves: the paper prints no number, and the text names neither attack nor model nor ratios (but the range of 5 % to 15 % as best, and about 0.8): all ours."])
+    blank=_CURVE, notes=["Drawn as curves: the paper prints no number, "
+                         "and the text names neither attack nor model nor ratios (but the range of 5 % to 15 % as best, and about 0.8): all ours."])
 
 # %% ../../nbs/studies/10_tables.ipynb #2f5db669
 add("jad/figure5", "Training curves without and with local homogeneous transformation", columns("Market1501", "loss", test=MARKET, unit="curve"),

@@ -365,7 +365,8 @@ class _Saving:
         nets, state, about = load_checkpoint(self.folder)
         for name, net in self.plain.items():
             if name not in nets:
-                raise ValueError(f"the checkpoint at {self.folder} has no net {name!r}, it has {', '.join(nets)}: it belongs to another training; give another folder")
+                raise ValueError(f"the checkpoint at {self.folder} has no net {name!r}, it has {', '.join(nets)}: it belongs to another training; "
+                                 "give another folder")
             net.load_state_dict(nets[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -374,7 +375,8 @@ class _Saving:
         set_random_state(state["dice"][self.rank % len(state["dice"])])
         self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]
         if self.epoch + (self.at > 0) > self.settings.epochs:
-            raise ValueError(f"the checkpoint at {self.folder} has come to epoch {self.epoch}, step {self.at}, which is beyond the {self.settings.epochs} epochs asked for: ask for as many, or give another folder")
+            raise ValueError(f"the checkpoint at {self.folder} has come to epoch {self.epoch}, step {self.at}, "
+                             f"which is beyond the {self.settings.epochs} epochs asked for: ask for as many, or give another folder")
 
 # %% ../../nbs/train/30_loop.ipynb #2bc50528
 class _Telling:
@@ -384,7 +386,8 @@ class _Telling:
         wanted, known = self.settings.trackers, [str(t) for t in get_available_trackers()]
         missing = [t for t in wanted if t not in known]
         if missing:
-            raise ValueError(f"tracker {missing[0]!r} is not installed (or not known): pip install it, or choose from {', '.join(known) or 'none that is here'}")
+            raise ValueError(f"tracker {missing[0]!r} is not installed (or not known): "
+                             f"pip install it, or choose from {', '.join(known) or 'none that is here'}")
         if wanted and self.folder is None:
             raise ValueError(f"trackers {', '.join(wanted)} need a place: give the training a folder")
         if wanted and self.rank == 0:
@@ -410,7 +413,8 @@ class _Telling:
 
     def _tell_step(self, steps, progress):
         left = lambda: (progress.total - progress.count) * (time.time() - progress.start) / progress.count
-        self.diary.often("step", lambda: {"epoch": self.epoch, "step": self.at, "steps": steps, "values": {k: v[-1] for k, v in self._sums.items()}, "rate": progress.rate(), "left": left()})
+        self.diary.often("step", lambda: {"epoch": self.epoch, "step": self.at, "steps": steps, "values": {k: v[-1] for k, v in self._sums.items()},
+                                          "rate": progress.rate(), "left": left()})
 
     def _tell_epoch(self, ended):
         self.diary.add("epoch", epoch=self.epoch, curves=ended)
@@ -448,7 +452,8 @@ class Loop(_Updating, _Counting, _Telling, _Saving):
             keep_memory()
         self.folder = Path(folder) / "checkpoint" if folder is not None else None
         self.quiet, self.twice, self.look = quiet or self.rank != 0, twice, look
-        self.diary, self.preview = Diary(folder if self.rank == 0 else None), None  # `preview`: images [N, 3, H, W] that a step made; None: it shows those of the batch
+        # `preview`: images [N, 3, H, W] that a step made; None: it shows those of the batch
+        self.diary, self.preview = Diary(folder if self.rank == 0 else None), None
         self.plain = nets  # the modules themselves; `nets` may be wrapped for several processes
         self.kinds = []  # networks with synchronised batch norms, and what these were
         self.nets = {name: self._prepare(net) for name, net in nets.items()}

@@ -204,7 +204,8 @@ def launch(
         raise ValueError("launch needs a command: a list of words, the program first")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / RUN, json.dumps({"command": words, "started": time.time()}))
-    keeper = subprocess.Popen([sys.executable, "-c", "import sys; from reidbench.train.watch import keep; keep(sys.argv[1])", str(folder)], stdin=subprocess.DEVNULL,
+    keeper = subprocess.Popen([sys.executable, "-c", "import sys; from reidbench.train.watch import keep; keep(sys.argv[1])", str(folder)],
+                              stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while keeper.poll() is None and "keeper" not in told(folder):  # until it holds the lock
         time.sleep(0.02)

@@ -164,4 +164,5 @@ class ActivationView(Maps):
             self.grow("maps", {key: {"rows": maps.shape[1], "cols": maps.shape[2], "values": levels(maps, 1.0)[0].reshape(len(maps), -1).tolist()}})
             self.compute()
         none = "No model loaded: pass model=…; a network that has learnt nothing answers here. " if self.plain else ""
-        self.say("loading" if len(todo) > 1 else "no model" if self.plain else "ready", f"{none}{self.layer}, {self.method}, {1000 * (time.perf_counter() - start):.0f} ms")
+        self.say("loading" if len(todo) > 1 else "no model" if self.plain else "ready",
+                 f"{none}{self.layer}, {self.method}, {1000 * (time.perf_counter() - start):.0f} ms")

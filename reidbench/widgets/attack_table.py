@@ -173,14 +173,18 @@ class Lines(TwinWidget):
 
     def note(self):
         "What is chosen stands in the head of every file."
-        self.about |= {"attack": self.attack, "eps": f"{self.level():g}/255" if self.level() else "its own", "steps": self.steps.get(self.attack, "not said"), "distances": f"{self.metric}, to {self.side}"}
+        self.about |= {"attack": self.attack, "eps": f"{self.level():g}/255" if self.level() else "its own", "steps": self.steps.get(self.attack, "not said"),
+                       "distances": f"{self.metric}, to {self.side}"}
 
     def file(self, suffix):
         if suffix != ".tex":
             return super().file(suffix)
         own, mark = 3 + 2 * SIDES.index(self.side), lambda r: {None: "-", 0: "no", 1: "yes"}.get(r, r)
-        rows = [(v[0], self.people[v[0]], mark(v[1]), mark(v[2]), *("-" if d is None else d for d in (v[own], v[own + 1], None if None in v[own:own + 2] else v[own + 1] - v[own]))) for v in self.seen()]
-        return latex_text(pd.DataFrame(rows, columns=["query", "who", "clean rank-1", "adversarial rank-1", "d(clean)", "d(adv)", "change"]), origin(self)).encode()
+        rows = [(v[0], self.people[v[0]], mark(v[1]), mark(v[2]), *("-" if d is None else d
+                                                                    for d in (v[own], v[own + 1], None if None in v[own:own + 2] else v[own + 1] - v[own])))
+                for v in self.seen()]
+        return latex_text(pd.DataFrame(rows, columns=["query", "who", "clean rank-1", "adversarial rank-1", "d(clean)", "d(adv)", "change"]),
+                          origin(self)).encode()
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #d173626a
 class Pictured(Lines):
@@ -213,7 +217,8 @@ class Pictured(Lines):
         line = {v[0]: v for v in self.lines()}
         mark = lambda r: {None: "–", 0: "wrong", 1: "right"}.get(r, "")
         titles = [text for q in rows for text in (f"{mark(line[q][1])}, {line[q][3] or 0:.2f}", f"{mark(line[q][2])}, {line[q][4] or 0:.2f}", "change x 10")]
-        return image_grid([p for q in rows for p in self.trio(q)], titles, columns=6, height=150, header=f"{self.attack}, eps {self.level():g}/255: clean, adversarial, change").image
+        return image_grid([p for q in rows for p in self.trio(q)], titles, columns=6, height=150,
+                          header=f"{self.attack}, eps {self.level():g}/255: clean, adversarial, change").image
 
     def kept(self, values):
         "What was computed, the chosen first; pictures of its first queries as they are seen, then of the others, as far as they fit."
@@ -277,7 +282,8 @@ class Attacking(Pictured):
         def each(rows, images, changed, values):
             at = begin + np.asarray(rows)
             if not np.isfinite(values).all():
-                raise ValueError(f"{wish[0]}: NaN or infinite embeddings of attacked queries {at.min()} to {at.max()}: check the pictures that the attack gives back")
+                raise ValueError(f"{wish[0]}: NaN or infinite embeddings of attacked queries {at.min()} to {at.max()}: "
+                                 "check the pictures that the attack gives back")
             made.values[at], made.changed[at], made.images[at] = values, True, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
             made.done, made.seconds = int(at[-1]) + 1, first + time.perf_counter() - since
             if self.stopped or wish != (self.attack, self.level()):
@@ -287,7 +293,8 @@ class Attacking(Pictured):
 
         together = 512 if "pids" in getattr(attack, "needs", ()) else self.together  # who looks for the farthest person wants many to choose from
         if find_matches(rest.pid, gallery.pid, rest.camid, gallery.camid).row.size:  # else nobody is left who could be found
-            attacked(part, self.model, attack, size=self.size, protocol=self.protocol, known=SimpleNamespace(embeddings={"query": rest, "gallery": gallery}), together=together, seed=self.seed, each=each)
+            attacked(part, self.model, attack, size=self.size, protocol=self.protocol, known=SimpleNamespace(embeddings={"query": rest, "gallery": gallery}),
+                     together=together, seed=self.seed, each=each)
         made.done = len(query)
 
     def fill(self, made, wish):
@@ -340,8 +347,10 @@ class AttackTable(Attacking):
         self.protocol, self.together, self.seed, self.clean, self.made, self.stopped = protocol, together, seed, None, {}, False
         first, people = next(iter(self.given)), self.benchmark.query
         level, steps = own_eps(self.given[first]), {n: a.iterations for n, a in self.given.items() if hasattr(a, "iterations")}
-        super().__init__(session, about, title="Attack distances", demo=demo or model is None, attack=first, attacks=list(self.given), metric=metric, steps=steps, exports=["html", "csv", "tex"],
-                         eps=level or float(eps[0]), epses=sorted({*map(float, eps), *(e for e in map(own_eps, self.given.values()) if e)}), fixed=[n for n, a in self.given.items() if own_eps(a) is None],
+        super().__init__(session, about, title="Attack distances", demo=demo or model is None, attack=first, attacks=list(self.given), metric=metric,
+                         steps=steps, exports=["html", "csv", "tex"],
+                         eps=level or float(eps[0]), epses=sorted({*map(float, eps), *(e for e in map(own_eps, self.given.values()) if e)}),
+                         fixed=[n for n, a in self.given.items() if own_eps(a) is None],
                          people=[f"person {pid}, camera {cam}, {Path(path).name}" for pid, cam, path in zip(people["pid"], people["camid"], people["path"])])
         self.observe(lambda change: self.wished(), ["attack", "eps", "metric"])
         self.observe(lambda change: self.note(), "side")

@@ -260,7 +260,8 @@ def held(
     if widget.state in ("bad file", "error"):
         said = f"{widget.status} ({said})"
     values |= {n: base64.b64encode(values[n]).decode() for n in packed}
-    return widget.kept(values | {"bytes": packed, "live": False, "details": "", "state": "static", "status": said, "exports": ["csv"], "csv": csv_text(widget.table(), about)})
+    return widget.kept(values | {"bytes": packed, "live": False, "details": "", "state": "static", "status": said, "exports": ["csv"],
+                                 "csv": csv_text(widget.table(), about)})
 
 # %% ../../nbs/widgets/20_base.ipynb #5318c55f
 def still(

@@ -29,7 +29,8 @@ from .base import TwinWidget, guard, origin
 from .parts import COLOURS, csv_text, data_address, jpeg, load_picture, picture_data, sprite
 
 # %% ../../nbs/widgets/70_degradation_map.ipynb #41e3a26e
-KINDS = {"as filmed": None, "low resolution": lambda x, s: downsample(x, 1 + 7 * s), "dark": lambda x, s: gamma(x, 1 + 3 * s), "blurred": lambda x, s: blur(x, 4 * s)}
+KINDS = {"as filmed": None, "low resolution": lambda x, s: downsample(x, 1 + 7 * s), "dark": lambda x, s: gamma(x, 1 + 3 * s),
+         "blurred": lambda x, s: blur(x, 4 * s)}
 
 
 def looks(
@@ -123,7 +124,8 @@ def laid(
 # %% ../../nbs/widgets/70_degradation_map.ipynb #2344c9ed
 SIZE = (96, 48)                  # height and width of a thumbnail, pixels
 SHEET, ROOM = 300, 380_000       # thumbnails of a sheet; bytes of points in a twin
-PALETTE = np.vstack([np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in OKABE_ITO[:7]]), COLOURS[:255], [[138, 144, 153]]]).astype(np.uint8)  # names, a scale, not known
+# names, a scale, not known
+PALETTE = np.vstack([np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in OKABE_ITO[:7]]), COLOURS[:255], [[138, 144, 153]]]).astype(np.uint8)
 PALETTE = np.hstack([PALETTE, np.full((len(PALETTE), 1), 255, np.uint8)])
 
 
@@ -176,13 +178,15 @@ class Points(TwinWidget):
         at = twin_points([np.flatnonzero(shape["chosen"]), pictured], len(self.where), ROOM * 3 // 4 // (4 * len(self.layouts) + 2 * len(self.columns) + 5))
         few = {name: kept(array[..., at, :] if name == "points" else array[..., at]) for name, array in shape.items()}
         where = {int(p): i for i, p in enumerate(at)}
-        return values | few | {"methods": list(self.layouts), "pictures": {k: v for k, v in self.pictures.items() if not v.startswith("data:")}, "lack": "not kept" if self.images else "",
+        return values | few | {"methods": list(self.layouts), "pictures": {k: v for k, v in self.pictures.items() if not v.startswith("data:")},
+                               "lack": "not kept" if self.images else "",
                                "hovered": -1, "marked": where.get(self.marked, -1), "csv": "", "head": csv_text(pd.DataFrame(columns=["row"]), origin(self))}
 
     def arrays(self):
         n = len(self.where)
         read = lambda name, kind: np.frombuffer(getattr(self, name), kind)
-        return {"points": read("points", np.uint16).reshape(len(self.layouts), n, 2), "values": read("values", np.uint16).reshape(len(self.columns), n), "rows": read("rows", np.uint32), "chosen": read("chosen", np.uint8)}
+        return {"points": read("points", np.uint16).reshape(len(self.layouts), n, 2), "values": read("values", np.uint16).reshape(len(self.columns), n),
+                "rows": read("rows", np.uint32), "chosen": read("chosen", np.uint8)}
 
 # %% ../../nbs/widgets/70_degradation_map.ipynb #a0dd7ffc
 def twin_points(
@@ -457,9 +461,12 @@ class DegradationMap(Following):
         first = "as given" if ready else next(n for n, (s, m) in self.offers.items() if m == method)
         self.choose_rows(total, ready)
         names, found = columns_of(self.people, columns), []
-        found = [coded(str(c), self.people[c].iloc[self.where]) for c in names] or [({"name": "all", "names": ["points"]}, np.zeros(len(self.where), np.uint16))]
-        super().__init__(session, about, title="Degradation map", demo=demo, methods=list(self.offers), method=first, total=total, columns=[c for c, _ in found], colour=found[0][0]["name"],
-                         key=names.index("pid") if "pid" in names else -1, values=np.concatenate([v for _, v in found]).tobytes(), rows=self.where.astype(np.uint32).tobytes(),
+        found = [coded(str(c), self.people[c].iloc[self.where]) for c in names] or [({"name": "all", "names": ["points"]},
+                                                                                     np.zeros(len(self.where), np.uint16))]
+        super().__init__(session, about, title="Degradation map", demo=demo, methods=list(self.offers), method=first, total=total,
+                         columns=[c for c, _ in found], colour=found[0][0]["name"],
+                         key=names.index("pid") if "pid" in names else -1, values=np.concatenate([v for _, v in found]).tobytes(),
+                         rows=self.where.astype(np.uint32).tobytes(),
                          chosen=bytes(len(self.where)), size=6 if total < 500 else 5 if total < 5000 else 3, lack="…" if self.images else "")
         if ready and len(self.where):
             self.show(first, self.sources[""][self.where], ready)

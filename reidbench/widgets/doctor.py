@@ -74,7 +74,8 @@ def look_at_packages(
     "Python, the package itself, and what it requires."
     version = sys.version_info[:2]
     fits = PYTHONS[0] <= version <= PYTHONS[1]
-    rows = [Finding("Python", "well" if fits else "wrong", f"{platform.python_version()} at {sys.executable}", "" if fits else "make a new environment with Python 3.11: python3.11 -m venv .venv")]
+    rows = [Finding("Python", "well" if fits else "wrong", f"{platform.python_version()} at {sys.executable}",
+                    "" if fits else "make a new environment with Python 3.11: python3.11 -m venv .venv")]
     if requires is None:
         mine = _installed("reidbench")
         rows.append(Finding("reidbench", "well", mine) if mine else Finding("reidbench", "without", "run from source, not installed", "pip install -e ."))
@@ -89,7 +90,8 @@ def look_at_packages(
         if not good:
             rows.append(Finding(need.name, "wrong", f"{there or 'not installed'}, but {str(need)} is asked for", f'pip install -U "{need}"'))
     if all(r.state == "well" for r in rows[2:]):
-        rows.append(Finding("required packages", "well", ", ".join(f"{n} {_installed(n)}" for n in ("torch", "torchvision", "jupyterlab", "anywidget") if _installed(n))))
+        rows.append(Finding("required packages", "well", ", ".join(f"{n} {_installed(n)}"
+                                                                   for n in ("torch", "torchvision", "jupyterlab", "anywidget") if _installed(n))))
     return rows
 
 # %% ../../nbs/widgets/95_doctor.ipynb #4973633f
@@ -130,7 +132,8 @@ def look_at_lab(
     rows = []
     for about, (name, package) in EXTENSIONS.items():
         if name not in there:
-            rows.append(Finding(about, "wrong", f"{name} is not among JupyterLab's extensions: widgets stay empty", f"pip install --force-reinstall {package}, then reload the page"))
+            rows.append(Finding(about, "wrong", f"{name} is not among JupyterLab's extensions: widgets stay empty",
+                                f"pip install --force-reinstall {package}, then reload the page"))
         elif name in off:
             rows.append(Finding(about, "wrong", f"{name} is switched off", f"jupyter labextension enable {name}, then reload the page"))
         else:
@@ -150,7 +153,8 @@ def look_at_kernel():
     if there is None:
         return [Finding("kernel", "wrong", f"the kernel python3 starts {first}, which is not there", f"{sys.executable} -m ipykernel install --sys-prefix")]
     same = Path(there).resolve() == Path(sys.executable).resolve()
-    return [Finding("kernel", "well" if same else "without", f"python3 starts {there}", "" if same else f"to use this environment: {sys.executable} -m ipykernel install --user --name reidbench")]
+    return [Finding("kernel", "well" if same else "without", f"python3 starts {there}",
+                    "" if same else f"to use this environment: {sys.executable} -m ipykernel install --user --name reidbench")]
 
 # %% ../../nbs/widgets/95_doctor.ipynb #290a30cf
 def look_at_data(
@@ -172,8 +176,10 @@ def look_at_data(
     return rows
 
 # %% ../../nbs/widgets/95_doctor.ipynb #9490322e
-BESIDE = (("onnx2torch", "models from .onnx files", 'pip install "reidbench[onnx]"'), ("h5py", "CUHK03", 'pip install "reidbench[cuhk03]"'), ("ray", "studies on several machines", 'pip install "reidbench[ray]"'),
-          ("voila", "the workbench as an app of its own (reidbench workbench --app)", 'pip install "reidbench[app]"'), ("tensorboard", "curves in TensorBoard", 'pip install "reidbench[tensorboard]"'))
+BESIDE = (("onnx2torch", "models from .onnx files", 'pip install "reidbench[onnx]"'), ("h5py", "CUHK03", 'pip install "reidbench[cuhk03]"'),
+          ("ray", "studies on several machines", 'pip install "reidbench[ray]"'),
+          ("voila", "the workbench as an app of its own (reidbench workbench --app)", 'pip install "reidbench[app]"'),
+          ("tensorboard", "curves in TensorBoard", 'pip install "reidbench[tensorboard]"'))
 
 
 def look_beside():
@@ -184,7 +190,8 @@ def look_beside():
     if not shutil.which("quarto"):
         rows.append(Finding("quarto", "without", "not installed; needed to build the site", "https://quarto.org/docs/get-started/"))
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        rows.append(Finding("chromium", "without", "not installed; needed to test the widgets in a browser (make test)", "apt-get install chromium, or what your system calls it"))
+        rows.append(Finding("chromium", "without", "not installed; needed to test the widgets in a browser (make test)",
+                            "apt-get install chromium, or what your system calls it"))
     return rows
 
 
@@ -193,4 +200,5 @@ def doctor(
     weights=None,  # folder of the weights that ship; None: where this installation has them
 ):
     "Look at everything; returns Findings."
-    return Findings([*look_at_packages(), *look_at_device(), *look_at_lab(), *look_at_kernel(), *look_at_data(root, weights or shipped_folder()), *look_beside()])
+    return Findings([*look_at_packages(), *look_at_device(), *look_at_lab(), *look_at_kernel(), *look_at_data(root, weights or shipped_folder()),
+                     *look_beside()])

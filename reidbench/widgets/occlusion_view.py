@@ -70,7 +70,8 @@ def occlusion_rows(
     def ask(images):
         found = embed(images).detach().float().cpu()
         if found.ndim != 2 or len(found) != len(images) or not torch.isfinite(found).all():
-            raise ValueError(f"embed(images) must give finite embeddings [N, D]; for {len(images)} pictures it gave {list(found.shape)}, {int((~torch.isfinite(found)).sum())} of the numbers not finite")
+            raise ValueError("embed(images) must give finite embeddings [N, D]; "
+                             f"for {len(images)} pictures it gave {list(found.shape)}, {int((~torch.isfinite(found)).sum())} of the numbers not finite")
         return found
 
     both = check_images(torch.stack([image, image if reference is None else reference]))
@@ -104,15 +105,18 @@ class Grids(TwinWidget):
         return values | {"grids": {k: g for k, g in self.grids.items() if len(g["values"]) == g["rows"] * g["cols"]}, "hovered": -1}
 
     def table(self):
-        rows = [{"covered": key.split("|")[0], "patch": int(key.split("|")[1]), "stride": int(key.split("|")[2]), "fill": key.split("|")[3], "top": i // g["cols"] * int(key.split("|")[2]),
-                 "left": i % g["cols"] * int(key.split("|")[2]), "distance": g["clean"], "gained": v} for key, g in self.grids.items() for i, v in enumerate(g["values"])]
+        rows = [{"covered": key.split("|")[0], "patch": int(key.split("|")[1]), "stride": int(key.split("|")[2]), "fill": key.split("|")[3],
+                 "top": i // g["cols"] * int(key.split("|")[2]),
+                 "left": i % g["cols"] * int(key.split("|")[2]), "distance": g["clean"], "gained": v} for key, g in self.grids.items()
+                for i, v in enumerate(g["values"])]
         return pd.DataFrame(rows, columns=["covered", "patch", "stride", "fill", "top", "left", "distance", "gained"])
 
     def picture(self):
         "The pictures, and the map laid over the one that is covered, its worst place framed."
         shown, titles, grid = list(self.sources) or [Image.new("RGB", (64, 128), "#ddd")], ["first", "second"][:max(1, len(self.sources))], self.grids.get(self.key())
         if grid and len(grid["values"]) == grid["rows"] * grid["cols"]:
-            shown, titles = [laid(self.sources[self.sides.index(self.side)], grid, self.patch, self.stride), *shown], [f"worst +{max(grid['values']):.3f}", *titles]
+            shown, titles = [laid(self.sources[self.sides.index(self.side)], grid, self.patch, self.stride),
+                             *shown], [f"worst +{max(grid['values']):.3f}", *titles]
         return image_grid(shown, titles, height=224).image
 
 

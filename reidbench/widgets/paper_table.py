@@ -37,9 +37,12 @@ class Invented:
         line = lambda row, metric, paper, ours, sd=None, seeds=0, state="done", why="", doubt="", notes="": {
             "row": row, "column": "Street" if away else "Elsewhere", "metric": metric, "unit": "%", "paper": paper, "ours": ours, "sd": sd, "seeds": seeds, "difference": None if ours is None or paper is None else ours - paper,
             "different": different if ours is not None else "", "same": not away, "state": state, "why": why, "doubt": doubt, "notes": notes, "runs": [[s, ours, f"records/invented-seed{s}.json", 60, "2026-01-01"] for s in range(seeds)]}
-        rows = [line("Baseline", "Rank-1", 80.0, 80.4, 0.5, 3), line("Baseline", "mAP", 60.0, 55.2, 1.1, 3), line("Method", "Rank-1", 85.0, 84.8, None, 1, notes="seed 0: other settings than today's"),
-                line("Method", "mAP", 6.6, 65.9, 0.9, 3, doubt="cannot be right: a digit is lost (likely 66)"), line("Method+", "Rank-1", 87.0, None, state="needs a set", why="needs Elsewhere at data/elsewhere"),
-                line("Method+", "mAP", 68.0, None, state="failed", why="NonFiniteLoss: epoch 3"), line("Of others", "Rank-1", 82.1, None, state="quoted", why="quoted by the paper from other work")]
+        rows = [line("Baseline", "Rank-1", 80.0, 80.4, 0.5, 3), line("Baseline", "mAP", 60.0, 55.2, 1.1, 3),
+                line("Method", "Rank-1", 85.0, 84.8, None, 1, notes="seed 0: other settings than today's"),
+                line("Method", "mAP", 6.6, 65.9, 0.9, 3, doubt="cannot be right: a digit is lost (likely 66)"),
+                line("Method+", "Rank-1", 87.0, None, state="needs a set", why="needs Elsewhere at data/elsewhere"),
+                line("Method+", "mAP", 68.0, None, state="failed", why="NonFiniteLoss: epoch 3"),
+                line("Of others", "Rank-1", 82.1, None, state="quoted", why="quoted by the paper from other work")]
         return {"title": self.tables[table], "different": different, "notes": [], "lines": rows}
 
     def command(self, table, place, row):
@@ -49,7 +52,8 @@ class Invented:
         pass
 
 # %% ../../nbs/widgets/85_paper_table.ipynb #e23fc2a6
-FIELDS = ("row", "column", "metric", "unit", "paper", "ours", "sd", "seeds", "difference", "same", "quoted", "why", "doubt", "notes", "runs", "different")  # of a line, as it is sent
+# of a line, as it is sent
+FIELDS = ("row", "column", "metric", "unit", "paper", "ours", "sd", "seeds", "difference", "same", "quoted", "why", "doubt", "notes", "runs", "different")
 SAYS = {"needs a set": "not run: ", "failed": "failed: ", "no run": "nothing to run: ", "not run": "not run yet"}
 
 
@@ -60,7 +64,8 @@ def packed(
     done, rounded = line["state"] == "done", lambda v: None if v is None else round(v, 4)
     ours = {k: rounded(line[k]) if done else None for k in ("ours", "sd", "difference")}
     why = "" if done else SAYS.get(line["state"], "") + line["why"]
-    return [{**line, **ours, "quoted": line["state"] == "quoted", "why": why, "runs": [[s, rounded(v), *rest] for s, v, *rest in line["runs"]]}[k] for k in FIELDS]
+    return [{**line, **ours, "quoted": line["state"] == "quoted", "why": why, "runs": [[s, rounded(v), *rest] for s, v, *rest in line["runs"]]}[k]
+            for k in FIELDS]
 
 
 def verdict(
@@ -112,8 +117,10 @@ class Program:
     ):
         own = [sys.executable, "-m", *words] if words[0] == "reidbench" else list(words)
         self.lines, self.last, self.since, self.keep, self.stopped, self.code = [], "", time.time(), keep, False, None
-        where = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]) if "__file__" in globals() else os.environ.get("PYTHONPATH", "")
-        self.process = subprocess.Popen(own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": where})
+        where = os.pathsep.join([str(Path(__file__).resolve().parents[2]),
+                                 *filter(None, [os.environ.get("PYTHONPATH")])]) if "__file__" in globals() else os.environ.get("PYTHONPATH", "")
+        self.process = subprocess.Popen(own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                                        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": where})
         self.thread = threading.Thread(target=self._listen, args=(heard, ended), daemon=True, name="reidbench-program")
         self.thread.start()
         atexit.register(self._end)  # who shuts the kernel down has no button left to stop it
@@ -191,11 +198,13 @@ class Pages(TwinWidget):
         "The lines that are shown, each as a dictionary."
         lines = [dict(zip(FIELDS, line)) for line in self.page()["lines"]]
         head = self.head if any(v["column"] == self.head for v in lines) else "all"
-        return [v | {"verdict": verdict([v[k] for k in FIELDS], self.tolerance)} for v in lines if (head == "all" or v["column"] == head) and (self.quoted or not v["quoted"])]
+        return [v | {"verdict": verdict([v[k] for k in FIELDS], self.tolerance)}
+                for v in lines if (head == "all" or v["column"] == head) and (self.quoted or not v["quoted"])]
 
     def table(self):
         different = self.page()["different"]
-        rows = [{"table": self.name, **{k: v[k] for k in FIELDS[:9]}, "within": v["verdict"][:1], "same experiment": v["same"] if v["ours"] is not None else None, "different": different if v["ours"] is not None else "",
+        rows = [{"table": self.name, **{k: v[k] for k in FIELDS[:9]}, "within": v["verdict"][:1],
+                 "same experiment": v["same"] if v["ours"] is not None else None, "different": different if v["ours"] is not None else "",
                  "state": v["why"] or "done", "doubt": v["doubt"], "notes": v["notes"], "records": " ".join(run[2] for run in v["runs"])} for v in self.seen()]
         return pd.DataFrame(rows, columns=["table", *FIELDS[:9], "within", "same experiment", "different", "state", "doubt", "notes", "records"])
 
@@ -203,19 +212,23 @@ class Pages(TwinWidget):
         "The lines as texts: row, column, metric, paper, here, difference, remark."
         digits = lambda v: 1 if v["unit"] == "%" else 2
         here = lambda v: "–" if v["ours"] is None else f"{v['ours']:.{digits(v)}f}" + ("" if v["sd"] is None else f" ± {v['sd']:.{digits(v)}f}")
-        return [[v["row"], v["column"], v["metric"], "–" if v["paper"] is None else f"{v['paper']:g}", here(v), v["verdict"], v["why"] or f"{v['seeds']} seed{'s' if v['seeds'] > 1 else ''}"] for v in self.seen()]
+        return [[v["row"], v["column"], v["metric"], "–" if v["paper"] is None else f"{v['paper']:g}", here(v), v["verdict"],
+                 v["why"] or f"{v['seeds']} seed{'s' if v['seeds'] > 1 else ''}"] for v in self.seen()]
 
     def about_page(self):
-        return {"table": f"{self.name}: {self.page()['title']}", "run on": self.place, "not the same experiment": self.page()["different"] or "as in the paper", "tolerance": f"{self.tolerance:g} points"}
+        return {"table": f"{self.name}: {self.page()['title']}", "run on": self.place,
+                "not the same experiment": self.page()["different"] or "as in the paper", "tolerance": f"{self.tolerance:g} points"}
 
     def file(self, suffix):
         if suffix != ".tex":
             return super().file(suffix)
-        return latex_text(pd.DataFrame(self.texts(), columns=["row", "column", "metric", "paper", "here", "difference", "remark"]), origin(self) | self.about_page()).encode()
+        return latex_text(pd.DataFrame(self.texts(), columns=["row", "column", "metric", "paper", "here", "difference", "remark"]),
+                          origin(self) | self.about_page()).encode()
 
     def picture(self):
         away = f"\nNot the paper’s experiment: {self.page()['different']}" if self.page()["different"] else ""
-        return drawn_table(["row", "column", "metric", "paper", "here", "difference", ""], self.texts(), f"{self.name}: {self.page()['title']} ({self.place}){away}")
+        return drawn_table(["row", "column", "metric", "paper", "here", "difference", ""], self.texts(),
+                           f"{self.name}: {self.page()['title']} ({self.place}){away}")
 
     def kept(self, values):
         "The chosen page, then the others, as far as they fit; nothing runs in a copy."
@@ -250,7 +263,8 @@ class Reading(Pages):
         page = self.papers.page(name, place)
         rows = dict.fromkeys(line["row"] for line in page["lines"])
         commands = {row: shlex.join(words) for row in rows if (words := self.papers.command(name, place, row))}
-        self.grow("pages", {key: {"title": page["title"], "different": page["different"], "notes": list(page["notes"]), "commands": commands, "lines": [packed(line) for line in page["lines"]]}})
+        self.grow("pages", {key: {"title": page["title"], "different": page["different"], "notes": list(page["notes"]), "commands": commands,
+                                  "lines": [packed(line) for line in page["lines"]]}})
 
     def tell(self):
         "How it stands, unless something runs."
@@ -261,7 +275,8 @@ class Reading(Pages):
         lines = self.seen()
         done, same = sum(v["ours"] is not None for v in lines), sum(v["verdict"][:1] == "✓" for v in lines)
         said = f"{self.name}: {done} of {len(lines)} cells run" + (f", {same} within ± {self.tolerance:g} of the paper" if done and not self.page()["different"] else "")
-        self.say("no model" if self.demo else "ready", ("No papers given: pass PaperTable(reidbench.studies.papers.Papers(…)); nobody measured these figures. " if self.demo else "") + said)
+        self.say("no model" if self.demo else "ready", ("No papers given: pass PaperTable(reidbench.studies.papers.Papers(…)); "
+                                                        "nobody measured these figures. " if self.demo else "") + said)
 
     def again(self):
         "Read all records anew."
@@ -292,7 +307,8 @@ class PaperTable(Reading):
             if value is not None and value not in known:
                 raise ValueError(f"no {what} {value!r}: there are {', '.join(known)}")
         about = {**({} if papers is None else {"data": "the records that it names"}), **(about or {})}
-        super().__init__(session, about, title="Paper table", demo=papers is None, name=name or names[0], names=names, place=place or places[-1], places=places, tolerance=tolerance, exports=["html", "csv", "tex"])
+        super().__init__(session, about, title="Paper table", demo=papers is None, name=name or names[0], names=names, place=place or places[-1],
+                         places=places, tolerance=tolerance, exports=["html", "csv", "tex"])
         self.observe(lambda change: self.changed(), ["name", "place"])
         self.observe(lambda change: self.tell(), ["tolerance", "quoted", "head"])
         self.say("loading", f"Reading {len(names)} tables…")
@@ -329,7 +345,8 @@ class PaperTable(Reading):
         if program.stopped:
             self.say("ready", f"{what}: cancelled after {took}; what was finished is kept, run it again to go on")
         elif program.code:
-            said = next((line for line in reversed(program.lines) if line.startswith("error:")), program.lines[-1] if program.lines else f"exit code {program.code}")
+            said = next((line for line in reversed(program.lines) if line.startswith("error:")),
+                        program.lines[-1] if program.lines else f"exit code {program.code}")
             self.say("error", f"{what}: {said}", "\n".join(program.lines))
         else:
             self.again()

@@ -55,7 +55,8 @@ def counted(
     "Of each group: counts [101], median or None."
     number = np.zeros(len(steps), int) if number is None else number
     counts = np.bincount(number * (FINE + 1) + steps, minlength=len(names) * (FINE + 1)).reshape(len(names), FINE + 1)
-    return [{"name": n, "counts": counts[g].tolist(), "median": float(np.median(scores[number == g])) if counts[g].any() else None} for g, n in enumerate(names)]
+    return [{"name": n, "counts": counts[g].tolist(), "median": float(np.median(scores[number == g])) if counts[g].any() else None}
+            for g, n in enumerate(names)]
 
 
 def limits(
@@ -121,8 +122,10 @@ class Counts(TwinWidget):
     def table(self):
         edges = np.linspace(self.low, self.high, self.bins + 1)
         parts = self.parts.get(self.split)
-        rows = [{"split": self.split, "group": g["name"], "from": edges[b], "to": edges[b + 1], "count": int(n), "selected": int(self.bars(parts[k])[b]) if parts else 0,
-                 "median": g["median"], "below": self.below(g), "threshold": self.threshold} for k, g in enumerate(self.groups.get(self.split, [])) for b, n in enumerate(self.bars(g))]
+        rows = [{"split": self.split, "group": g["name"], "from": edges[b], "to": edges[b + 1], "count": int(n),
+                 "selected": int(self.bars(parts[k])[b]) if parts else 0,
+                 "median": g["median"], "below": self.below(g), "threshold": self.threshold} for k, g in enumerate(self.groups.get(self.split, []))
+                for b, n in enumerate(self.bars(g))]
         return pd.DataFrame(rows, columns=["split", "group", "from", "to", "count", "selected", "median", "below", "threshold"])
 
     def picture(self):
@@ -191,7 +194,8 @@ class QualityHistogram(Counts):
                 self.numbers[str(name)] = grouped(self.table_of[name].iloc[self.where], name)
         if split is not None and split not in self.numbers:
             raise ValueError(f"no column {split!r} to split by; there are {', '.join(list(self.numbers)[1:]) or 'none, since no groups were given'}")
-        super().__init__(session, about, title="Quality histogram", demo=demo, bins=bins, low=low, high=high, threshold=(low + high) / 2 if threshold is None else threshold, splits=list(self.numbers), split=split or NONE)
+        super().__init__(session, about, title="Quality histogram", demo=demo, bins=bins, low=low, high=high,
+                         threshold=(low + high) / 2 if threshold is None else threshold, splits=list(self.numbers), split=split or NONE)
         self.say("loading", f"Counting {len(self.where):,} scores…")
         if len(self.where):
             self.groups = self.count(np.arange(len(self.where)))
@@ -206,7 +210,8 @@ class QualityHistogram(Counts):
 
     def count(self, points):
         "Counts of these points (places in `where`), for every split."
-        return {name: counted(names, None if number is None else number[points], self.steps[points], self.scores[self.where[points]]) for name, (names, number) in self.numbers.items()}
+        return {name: counted(names, None if number is None else number[points], self.steps[points], self.scores[self.where[points]])
+                for name, (names, number) in self.numbers.items()}
 
     @guard(model=False)
     def pick(self):
@@ -259,4 +264,5 @@ class QualityHistogram(Counts):
         else:
             part = self.parts.get(NONE)
             chosen = f"; {sum(part[0]['counts']):,} selected, {self.below(part[0]):.0%} of them below" if part else ""
-            self.say("ready", f"{len(self.where):,} score{'s' * (len(self.where) != 1)}, {self.below(self.groups[NONE][0]):.0%} below {self.threshold:.4g}{chosen}{lost}")
+            self.say("ready", f"{len(self.where):,} score{'s' * (len(self.where) != 1)}, "
+                              f"{self.below(self.groups[NONE][0]):.0%} below {self.threshold:.4g}{chosen}{lost}")

@@ -71,7 +71,8 @@ class Search:
         "Distances of one query to the gallery [G]."
         found = self.distances.block(q, q + 1)[0].copy()
         if not np.isfinite(found).all():
-            raise ValueError(f"query {q}: {int((~np.isfinite(found)).sum())} of {len(found)} distances are NaN or infinite: check the embeddings they came from")
+            raise ValueError(f"query {q}: {int((~np.isfinite(found)).sum())} of {len(found)} distances are NaN or infinite: "
+                             "check the embeddings they came from")
         if self.replaced:
             at = list(self.replaced)
             other = Embeddings(np.stack([self.replaced[g] for g in at]), self.gallery.pid[at])
@@ -101,7 +102,8 @@ class Search:
         near = near[np.argsort(distances[near], kind="stable")[:k]]
         ranks = np.sort(self.ranks(distances, marks, np.flatnonzero(marks == 1)))
         camera = lambda who, i: None if who.camid is None or who.camid[i] == -1 else int(who.camid[i])
-        return {"rows": [[int(g), float(distances[g]), int(marks[g]), camera(self.gallery, g)] for g in near], "valid": len(ranks), "camera": camera(self.query, q),
+        return {"rows": [[int(g), float(distances[g]), int(marks[g]), camera(self.gallery, g)] for g in near], "valid": len(ranks),
+                "camera": camera(self.query, q),
                 "ap": float(np.mean((np.arange(len(ranks)) + 1) / ranks)) if len(ranks) else None, "first": int(ranks[0]) if len(ranks) else None}
 
 # %% ../../nbs/widgets/40_ranked_list.ipynb #51c6cd48
@@ -145,7 +147,8 @@ class Lists(TwinWidget):
         return f"{self.model if model is None else model}|{self.query if query is None else query}|{self.k}|{int(self.junk)}|{self.turn}"
 
     def table(self):
-        rows = [{"model": key.split("|")[0], "query": int(key.split("|")[1]), "AP": found["ap"], "rank": i + 1, "gallery": g, "distance": d, "mark": ("not known", "not counted", "wrong", "right")[m + 2], "camera": c}
+        rows = [{"model": key.split("|")[0], "query": int(key.split("|")[1]), "AP": found["ap"], "rank": i + 1, "gallery": g, "distance": d,
+                 "mark": ("not known", "not counted", "wrong", "right")[m + 2], "camera": c}
                 for key, found in self.lists.items() if int(key.split("|")[4]) == self.turn for i, (g, d, m, c) in enumerate(found["rows"])]
         return pd.DataFrame(rows, columns=["model", "query", "AP", "rank", "gallery", "distance", "mark", "camera"])
 
@@ -241,7 +244,8 @@ class Looking(Lists):
         "Lists and pictures of one query; the first complaint about a file, if there is one."
         wanted = [m for m in (self.model, self.other) if m in self.searches and self.key(q, m) not in self.lists]
         lists = {self.key(q, m): self.searches[m](q, self.k, self.junk) for m in wanted}
-        names = {n for m in (self.model, self.other) if (found := lists.get(self.key(q, m)) or self.lists.get(self.key(q, m))) for n in (f"q{q}", *(f"g{r[0]}" for r in found["rows"]))}
+        names = {n for m in (self.model, self.other) if (found := lists.get(self.key(q, m)) or self.lists.get(self.key(q, m)))
+                 for n in (f"q{q}", *(f"g{r[0]}" for r in found["rows"]))}
         new, lost = {}, ""
         for name in sorted(names - set(self.pictures)):
             try:
@@ -392,7 +396,8 @@ class RankedList(Stepping):
         self.searches = {name: Search(*pair, metric) for name, pair in models.items()}
         self.images = {n[0]: pictures_of(i, e, n) for i, e, n in zip((query_images, gallery_images), next(iter(models.values())), ("query", "gallery"))}
         self.activation, self.thumbs, self.before, self.ap, self.asked = maps, {}, None, {}, []
-        super().__init__(session, about, title="Ranked list", models=list(models), model=next(iter(models)), order=order, k=k, mappable=maps is not None, demo=demo)
+        super().__init__(session, about, title="Ranked list", models=list(models), model=next(iter(models)), order=order, k=k, mappable=maps is not None,
+                         demo=demo)
         self.session.model_name = self.session.model_name or self.model
         self.observe(lambda change: self.turned(change.name), ["query", "k", "junk", "model", "other", "maps"])
         self.observe(lambda change: self.start(), "order")

@@ -101,7 +101,8 @@ def frame_values(
 ):
     "What the browser needs of each frame."
     maps = [coloured(levels(difference(picture, frame), TOP)[0]) for frame in frames]
-    return [{"image": picture_data(f), "apart": picture_data(m, 85), "distance": float(d), "difference": float((f - picture).abs().mean()), "estimate": None if np.isnan(e) else float(e)}
+    return [{"image": picture_data(f), "apart": picture_data(m, 85), "distance": float(d), "difference": float((f - picture).abs().mean()),
+             "estimate": None if np.isnan(e) else float(e)}
             for f, m, d, e in zip(frames, maps, distances, estimates)]
 
 # %% ../../nbs/widgets/30_score_slider.ipynb #1025c2f0
@@ -129,7 +130,8 @@ class Frames(TwinWidget):
         return self.rendered.get(self.key(), (None, None))[1]
 
     def table(self):
-        rows = [{"kind": k.split("|")[0], "score": float(k.split("|")[1]), **{n: v[n] for n in ("distance", "difference", "estimate")}} for k, v in self.frames.items()]
+        rows = [{"kind": k.split("|")[0], "score": float(k.split("|")[1]), **{n: v[n] for n in ("distance", "difference", "estimate")}}
+                for k, v in self.frames.items()]
         return pd.DataFrame(rows, columns=["kind", "score", "distance", "difference", "estimate"]).sort_values(["kind", "score"], ignore_index=True)
 
     def picture(self):
@@ -139,7 +141,8 @@ class Frames(TwinWidget):
             return image_grid([self.source if self.source is not None else Image.new("RGB", (64, 128), "#ddd")], [self.status[:40]], height=176).image
         frames = [self.rendered[k][0] for k in shown]
         maps = [coloured(levels(difference(self.source, f), TOP)[0]) for f in frames]
-        titles = ["original", *(f"score {k.split('|')[1]}" for k in shown), f"difference, 0 to {TOP}", *(f"{self.frames[k]['distance']:.3f} away" for k in shown)]
+        titles = ["original", *(f"score {k.split('|')[1]}" for k in shown), f"difference, 0 to {TOP}",
+                  *(f"{self.frames[k]['distance']:.3f} away" for k in shown)]
         return image_grid([self.source, *frames, torch.ones_like(self.source), *maps], titles, columns=len(shown) + 1, height=128).image
 
 # %% ../../nbs/widgets/30_score_slider.ipynb #efdd13d7

@@ -124,7 +124,8 @@ def standing_of(
 ):
     "(widget's state, the line that says it)."
     if not stages:
-        return ("loading", "starting: nothing was told yet") if going else ("error", f"ended before it told anything, exit status {about.get('status', 'unknown')}: see its log")
+        return ("loading", "starting: nothing was told yet") if going else ("error", "ended before it told anything, "
+                                                                                     f"exit status {about.get('status', 'unknown')}: see its log")
     last = stages[-1]
     words, silent = last["words"], time.time() - last["time"]
     if last["state"] == "running" and not going and (about or silent > QUIET):

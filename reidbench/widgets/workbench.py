@@ -78,7 +78,8 @@ def moved(
 # %% ../../nbs/widgets/97_workbench.ipynb #3cd34329
 def demo_people():
     "The test half of a small town that no shipped model has seen, as a Benchmark; rendered once into the system's temporary folder."
-    return benchmarks.load("street", root=Path(tempfile.gettempdir()) / "reidbench-demo-strangers", identities=32, images=2, seed=7, overwrite=True, progress=False)
+    return benchmarks.load("street", root=Path(tempfile.gettempdir()) / "reidbench-demo-strangers", identities=32, images=2, seed=7, overwrite=True,
+                           progress=False)
 
 
 def pictures_in_a_folder(
@@ -141,7 +142,9 @@ def searched(
     return {name: (sides["query"], sides["gallery"]) for name, sides in found.items()}
 
 # %% ../../nbs/widgets/97_workbench.ipynb #28261011
-PANELS = {"slider": "1 1 420px", "ranked": "2 1 560px", "looks": "1 1 480px", "map": "1 1 480px", "histogram": "1 1 420px", "attacks": "1 1 560px", "run": "1 1 100%"}  # flex: beside each other where there is room
+# flex: beside each other where there is room
+PANELS = {"slider": "1 1 420px", "ranked": "2 1 560px", "looks": "1 1 480px", "map": "1 1 480px", "histogram": "1 1 420px", "attacks": "1 1 560px",
+          "run": "1 1 100%"}
 STYLE = "<style>.reidbench-workbench{display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start}.reidbench-workbench>div{min-width:min(100%,320px)}</style>"
 
 
@@ -178,7 +181,8 @@ class Parts(w.VBox):
     def static_html(self):
         "The twins of all widgets, laid out as the page is."
         place = {"occlusion": "looks", "activation": "looks"}
-        cells = [f'<div style="flex:{PANELS[place.get(name, name)]}">{part.static_html()}</div>' for name, part in self.wait().widgets.items() if name != "run" or part.stages]
+        cells = [f'<div style="flex:{PANELS[place.get(name, name)]}">{part.static_html()}</div>'
+                 for name, part in self.wait().widgets.items() if name != "run" or part.stages]
         return f'{STYLE}<div class="reidbench-workbench">{"".join(cells)}</div>'
 
     def save(self, path):
@@ -415,13 +419,16 @@ class Workbench(Headed):
         self.ranked = RankedList(self.found, maps=self.maps_of(model), **common)
         query, gallery = next(iter(self.found.values()))
         first = gallery.path[0]
-        self.slider = ScoreSlider(first, {k: moved(a.adjust) for k, a in adjusters.items()} or None, {k: moved(a.score) for k, a in adjusters.items()} or None, look,
+        self.slider = ScoreSlider(first, {k: moved(a.adjust) for k, a in adjusters.items()} or None,
+                                  {k: moved(a.score) for k, a in adjusters.items()} or None, look,
                                   {k: tuple(a.bounds.tolist()) for k, a in adjusters.items()} or (0.0, 1.0), self.size, **common)
-        self.occlusion, self.activation = OcclusionView(query.path[0], first, look, size=self.size, **common), ActivationView(query.path[0], first, module, size=self.size, **common)
+        self.occlusion, self.activation = OcclusionView(query.path[0], first, look, size=self.size,
+                                                        **common), ActivationView(query.path[0], first, module, size=self.size, **common)
         people, scored, row = self.people, bool(self.adjusters), {path: k for k, path in enumerate(self.people["path"])}
         self.asks = [row[path] for path in query.path]
         more = [q for q, at in enumerate(self.asks) if at >= len(gallery)]
-        self.map = DegradationMap({name: np.concatenate([g.values, q.values[more]]) for name, (q, g) in self.found.items()}, people, method="pca" if len(people) > 2000 else "tsne",
+        self.map = DegradationMap({name: np.concatenate([g.values, q.values[more]]) for name, (q, g) in self.found.items()}, people,
+                                  method="pca" if len(people) > 2000 else "tsne",
                                   queries=[at if at >= len(gallery) else -1 for at in self.asks], **common)  # to pick a gallery picture is not to ask with it
         self.histogram = QualityHistogram(people["score"] if scored else [], people[["camid", "side"]] if scored else None, **common)
         known = (self.benchmark.query["pid"] >= 0).all()  # an attack on somebody unknown succeeds at nothing
@@ -459,6 +466,8 @@ class Workbench(Headed):
 
     def body(self):
         self.tabs = w.Tab([self.occlusion, self.activation], titles=["Occlusion", "Activation"])
-        parts = {"slider": self.slider, "ranked": self.ranked, "looks": self.tabs, "map": self.map, "histogram": self.histogram, "attacks": self.attacks, "run": self.run}
-        self.places = {name: w.Box([part], layout=w.Layout(flex=PANELS[name], min_width="320px", max_width="100%", display="block")) for name, part in parts.items() if part is not None}
+        parts = {"slider": self.slider, "ranked": self.ranked, "looks": self.tabs, "map": self.map, "histogram": self.histogram, "attacks": self.attacks,
+                 "run": self.run}
+        self.places = {name: w.Box([part], layout=w.Layout(flex=PANELS[name], min_width="320px", max_width="100%", display="block"))
+                       for name, part in parts.items() if part is not None}
         return w.Box(list(self.places.values()), layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="0 8px", width="100%"))

@@ -146,7 +146,8 @@ def _key(model, people, size, side, stride, fill, precision):
     "What the maps of a folder belong to."
     state = [part for name, value in model.state_dict().items() for part in (name, value) if part is name or value.numel()]
     pictures = [f"{Path(path).name}\t{pid}\n" for path, pid in zip(people["path"], people["pid"])]
-    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": list(fill), "precision": precision}
+    return {"model": _digest(*state), "pictures": _digest(*pictures), "size": list(size), "side": side, "stride": stride, "fill": list(fill),
+            "precision": precision}
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #f11ba2f6
 class _Store:
@@ -166,7 +167,8 @@ class _Store:
             raise ValueError(f"{self.file} is damaged ({error}): delete it to mine anew") from error
         other = [k for k in self.key if about["key"].get(k) != self.key[k]]
         if other:
-            raise ValueError(f"{self.file} holds the maps of something else ({', '.join(other)} differ{'s' if len(other) == 1 else ''}): give another folder, or delete it")
+            raise ValueError(f"{self.file} holds the maps of something else ({', '.join(other)} differ{'s' if len(other) == 1 else ''}): "
+                             "give another folder, or delete it")
         self.p, self.drop, self.done, self.spent = found["p"], found["drop"], found["done"].bool(), about["seconds"]
 
     def go_on_in(self, file):

@@ -90,9 +90,11 @@ def made_by(
     "Pictures that another method made of these, [N, 3, H, W] in [0, 1]."
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no pictures of {method}: {folder} is not there. Run {method} on the originals and put what it makes into this folder, under the same names")
+        raise FileNotFoundError(f"no pictures of {method}: {folder} is not there. Run {method} on the originals and put what it makes into this folder, "
+                                "under the same names")
     found = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp")}
     missing = [Path(p).name for p in paths if Path(p).stem not in found]
     if missing:
-        raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(paths)} pictures of {method}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
+        raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(paths)} pictures of {method}: "
+                                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
     return torch.stack([torch.from_numpy(decode(found[Path(p).stem], size)).float() / 255 for p in paths])

@@ -33,7 +33,8 @@ SELF_DEGRADATIONS = {  # kind -> (what is drawn, lowest, highest); pixels at a h
     "resolution": ("factor", 2.0, 4.0), "illumination": ("gamma", 2.0, 3.5), "blur": ("sigma", 3.0, 6.0),
     "motion_blur": ("length", 5.0, 14.0), "noise": ("sigma in [0, 1]", 0.02, 0.06), "jpeg": ("quality", 10.0, 20.0), "occlude": ("share", 0.1, 0.3),
 }
-UNTOUCHED = {"resolution": 1.0, "illumination": 1.0, "blur": 0.0, "motion_blur": 1.0, "noise": 0.0, "jpeg": 100.0, "occlude": 0.0}  # the strength that changes nothing
+# the strength that changes nothing
+UNTOUCHED = {"resolution": 1.0, "illumination": 1.0, "blur": 0.0, "motion_blur": 1.0, "noise": 0.0, "jpeg": 100.0, "occlude": 0.0}
 
 def _kind(kind):
     if kind not in SELF_DEGRADATIONS:
@@ -63,9 +64,12 @@ def made_worse(
     values = degrade.per_image(strengths, check_images(images), kind, 0)
     scaled = values * images.shape[2] / 256
     if kind == "resolution" and len(images) and float(values.max()) > min(images.shape[2:]):
-        raise ValueError(f"pictures of {images.shape[2]} x {images.shape[3]} pixels cannot lose resolution by {float(values.max()):.3g}: less than one pixel would be left; take larger ones or a smaller factor")
-    how = {"resolution": lambda: degrade.downsample(images, values), "illumination": lambda: degrade.gamma(images, values), "blur": lambda: degrade.blur(images, scaled),
-           "motion_blur": lambda: degrade.motion_blur(images, scaled.clamp_min(1)), "noise": lambda: degrade.noise(images, values), "jpeg": lambda: degrade.jpeg(images, values),
+        raise ValueError(f"pictures of {images.shape[2]} x {images.shape[3]} pixels cannot lose resolution by {float(values.max()):.3g}: "
+                         "less than one pixel would be left; take larger ones or a smaller factor")
+    how = {"resolution": lambda: degrade.downsample(images, values), "illumination": lambda: degrade.gamma(images, values),
+           "blur": lambda: degrade.blur(images, scaled),
+           "motion_blur": lambda: degrade.motion_blur(images, scaled.clamp_min(1)), "noise": lambda: degrade.noise(images, values),
+           "jpeg": lambda: degrade.jpeg(images, values),
            "occlude": lambda: degrade.occlude(images, values)}
     return how[kind]()
 
@@ -93,7 +97,8 @@ class LiteResBlock(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        light = lambda: [nn.Conv2d(channels, channels, 1, bias=False), nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False), nn.BatchNorm2d(channels)]
+        light = lambda: [nn.Conv2d(channels, channels, 1, bias=False), nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+                         nn.BatchNorm2d(channels)]
         self.layers = nn.Sequential(*light(), nn.ReLU(), *light())
 
     def forward(self, x):
@@ -208,7 +213,8 @@ class DDGAN(nn.Module):
     ):
         super().__init__()
         w = sizes(widths)
-        self.config = dict(backbone=backbone, num_classes=num_classes, widths=w, multi_scale=multi_scale, reduced=reduced, shared=shared, degree_scales=degree_scales)
+        self.config = dict(backbone=backbone, num_classes=num_classes, widths=w, multi_scale=multi_scale, reduced=reduced, shared=shared,
+                           degree_scales=degree_scales)
         self.content_encoder = ContentPyramid(backbone, w["channels"], multi_scale, reduced, weights)
         self.degradation_encoder = DegradationEncoder(w["dim"], w["encoder_width"])
         self.self_degradation_encoder = nn.Linear(4 * w["encoder_width"], w["dim"]) if shared else DegradationEncoder(w["dim"], w["encoder_width"])
@@ -241,7 +247,8 @@ class DDGAN(nn.Module):
     ):
         "Images [N, 3, 4 h, 4 w] in [0, 1]: this content, taken that badly."
         if len(content) != len(degradation) or content.ndim != 4 or degradation.ndim != 2:
-            raise ValueError(f"combine: content [N, C, h, w] and degradation [N, D] of as many pictures, got {list(content.shape)} and {list(degradation.shape)}")
+            raise ValueError("combine: content [N, C, h, w] and degradation [N, D] of as many pictures, "
+                             f"got {list(content.shape)} and {list(degradation.shape)}")
         return self.generator.images(content, degradation)
 
     def contents(self, images):

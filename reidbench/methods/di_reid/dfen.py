@@ -161,7 +161,8 @@ class DFEN(nn.Module, _Begin):
             if value not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}; got {value!r}")
         w = sizes(widths)
-        self.config = dict(backbone=backbone, num_classes=num_classes, widths=w, multi_scale=multi_scale, reduced=reduced, degree_scales=degree_scales, attention=attention,
+        self.config = dict(backbone=backbone, num_classes=num_classes, widths=w, multi_scale=multi_scale, reduced=reduced, degree_scales=degree_scales,
+                           attention=attention,
                            cue=cue, heads=heads, use=use, search=search, mirrored=mirrored, last_stride=last_stride, pool=pool)
         self.content_encoder = ContentPyramid(backbone, w["channels"], multi_scale, reduced, weights)
         del self.content_encoder.narrow, self.content_encoder.fuse  # for drawing alone

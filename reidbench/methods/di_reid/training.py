@@ -120,23 +120,27 @@ class DIREIDSettings(BaselineSettings):
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #2f5b618e
 def _check(s):
     "What cannot be trained is said before anything is."
-    for value, known, name in ((s.ablation, ABLATIONS, "ablation"), (s.supervision, SUPERVISION, "supervision"), (s.partner, ("camera", "any"), "partner"), (s.reconstructs, ("paper", "code"), "reconstructs"), (s.degradation, SELF_DEGRADATIONS, "degradation")):
+    for value, known, name in ((s.ablation, ABLATIONS, "ablation"), (s.supervision, SUPERVISION, "supervision"), (s.partner, ("camera", "any"), "partner"),
+                               (s.reconstructs, ("paper", "code"), "reconstructs"), (s.degradation, SELF_DEGRADATIONS, "degradation")):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}; got {value!r}")
     low, high = s.strength or SELF_DEGRADATIONS[s.degradation][1:]
     if not 0 < low <= high or low == high == UNTOUCHED[s.degradation]:
-        raise ValueError(f"strength: two numbers above 0, the lower one first, of which not both leave a picture as it is ({UNTOUCHED[s.degradation]:g}); got {low} and {high}")
+        raise ValueError(f"strength: two numbers above 0, the lower one first, of which not both leave a picture as it is ({UNTOUCHED[s.degradation]:g}); "
+                         f"got {low} and {high}")
     if s.degradation == "resolution" and (low < 1 or high > min(s.size)):
         raise ValueError(f"strength of resolution is a factor between 1 and the picture's shorter side, {min(s.size)} pixels; got {low} to {high}")
     most = {"jpeg": 100, "occlude": 1}.get(s.degradation, high)
     if high > most:
         raise ValueError(f"strength of {s.degradation} is at most {most}; got {low} to {high}")
     if s.iterations < 1 or s.pairs < 1 or s.part < 1 or s.pair_lr <= 0 or not 0 < s.pair_milestone <= 1:
-        raise ValueError(f"iterations, pairs and part are at least 1, pair_lr above 0, pair_milestone in (0, 1]; got {s.iterations}, {s.pairs}, {s.part}, {s.pair_lr}, {s.pair_milestone}")
+        raise ValueError("iterations, pairs and part are at least 1, pair_lr above 0, pair_milestone in (0, 1]; "
+                         f"got {s.iterations}, {s.pairs}, {s.part}, {s.pair_lr}, {s.pair_milestone}")
     if min(s.lambdas.values()) < 0 or s.slope < 0 or s.rank_margin < 0:
         raise ValueError(f"weights and margins are at least 0; got {s.lambdas}, slope {s.slope}, rank_margin {s.rank_margin}")
     if bool(s.low_cameras) != (s.supervision != "none") and not (s.low_cameras and s.graded):
-        raise ValueError("supervision and low_cameras belong together: name the cameras that are known to be worse, or neither; only with `graded` they may stand alone")
+        raise ValueError("supervision and low_cameras belong together: name the cameras that are known to be worse, or neither; "
+                         "only with `graded` they may stand alone")
     sizes(s.widths)
 
 def identity_settings(
@@ -164,7 +168,8 @@ class PairSampler:
         self.pairs, self.iterations, self.part, self.seed = pairs, iterations, part, seed
         rows, bad = np.arange(len(camids)), np.isin(camids, low)
         if low and (not bad.any() or bad.all()):
-            raise ValueError(f"low_cameras {tuple(low)}: some of the training pictures must be theirs and some not; the set has cameras {sorted(set(camids.tolist()))}")
+            raise ValueError(f"low_cameras {tuple(low)}: some of the training pictures must be theirs and some not; "
+                             f"the set has cameras {sorted(set(camids.tolist()))}")
         if not low and partner == "camera" and len(set(camids.tolist())) < 2:
             raise ValueError(f"all {len(camids)} training pictures are of one camera, and the cross phase pairs pictures of two: take partner='any'")
         if len(camids) < 2:
@@ -198,7 +203,8 @@ def pairs_of(
     s, camids = settings, people["camid"].to_numpy()
     theirs = np.isin(camids, s.low_cameras)
     if s.low_cameras and (theirs.all() or not theirs.any()):
-        raise ValueError(f"low_cameras {s.low_cameras}: some of the training pictures must be theirs and some not; the set has cameras {sorted(set(camids.tolist()))}")
+        raise ValueError(f"low_cameras {s.low_cameras}: some of the training pictures must be theirs and some not; "
+                         f"the set has cameras {sorted(set(camids.tolist()))}")
     return PairSampler(camids, s.pairs, s.iterations, s.part, s.seed, s.partner, s.known_worse)
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #8e83d74d
@@ -250,7 +256,8 @@ class _Critics:
             good, bad = _halves(verdicts)
             loss = _as_written(good, False) + _as_written(bad, True)
         elif s.graded and known is not None:
-            apart = torch.where(self.doubtful, 1 + torch.arange(len(known), device=known.device), 0)  # how bad a bad camera's picture is by itself nobody knows: its own copy alone
+            # how bad a bad camera's picture is by itself nobody knows: its own copy alone
+            apart = torch.where(self.doubtful, 1 + torch.arange(len(known), device=known.device), 0)
             loss = graded_ranking_loss(scores, torch.cat([torch.zeros_like(known), known * self.strength]), s.rank_margin, apart.repeat(2))
         else:
             loss = degradation_ranking_loss(*scores.chunk(2), 1.0 if known is None else known, s.rank_margin)
@@ -331,8 +338,10 @@ class _Step(_Critics, _Phases):
         return {**losses, **shown}
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #57fc631c
-FIRST_STAGE = ("seed", "device", "precision", "clip", "channels_last", "backbone", "size", "flip", "degradation", "strength", "supervision", "low_cameras", "partner", "widths", "shared", "freeze_trunk", "reduced",
-               "degree_scales", "iterations", "pairs", "part", "pair_lr", "pair_decay", "pair_milestone", "adversarial", "invc", "recon", "pre", "real", "deg", "id", "rank_margin", "printed", "reconstructs", "graded", "slope")
+FIRST_STAGE = ("seed", "device", "precision", "clip", "channels_last", "backbone", "size", "flip", "degradation", "strength", "supervision", "low_cameras",
+               "partner", "widths", "shared", "freeze_trunk", "reduced",
+               "degree_scales", "iterations", "pairs", "part", "pair_lr", "pair_decay", "pair_milestone", "adversarial", "invc", "recon", "pre", "real",
+               "deg", "id", "rank_margin", "printed", "reconstructs", "graded", "slope")
 
 
 class Decomposition(_Step):
@@ -358,7 +367,8 @@ class Decomposition(_Step):
 
     def told(self):
         "The settings that this stage depends on: rows of Table 3 that differ in the second stage alone share it."
-        return {**{name: value for name, value in settings_of(self.settings).items() if name in FIRST_STAGE}, "multi_scale": self.settings.ablation != "no-multi-scale"}
+        return {**{name: value for name, value in settings_of(self.settings).items() if name in FIRST_STAGE},
+                "multi_scale": self.settings.ablation != "no-multi-scale"}
 
     def about(self):
         begun = {} if self.start is None else {"start": weights_hash(self.start)}
@@ -407,10 +417,12 @@ def _fit(stage, accelerator):
     batches = Batches(stage.people, pixels, stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
     optimizers = stage.optimizers(net)
     when = Steps((s.pair_milestone * s.iterations / s.part,))
-    loop = Loop({"model": net}, optimizers, stage.step, replace(s, epochs=stage.sampler.epochs(), save_every=1), {n: when for n in optimizers}, stage.folder, stage.name, stage.quiet, accelerator)
+    loop = Loop({"model": net}, optimizers, stage.step, replace(s, epochs=stage.sampler.epochs(), save_every=1), {n: when for n in optimizers}, stage.folder,
+                stage.name, stage.quiet, accelerator)
     curves = loop.run(batches)
     net = net.eval()
-    record = Record(stage.name, plain(stage.told()), {"name": stage.benchmark.name, "fingerprint": stage.benchmark.fingerprint()}, s.seed, curves=curves, seconds=loop.seconds(),
+    record = Record(stage.name, plain(stage.told()), {"name": stage.benchmark.name, "fingerprint": stage.benchmark.fingerprint()}, s.seed, curves=curves,
+                    seconds=loop.seconds(),
                     memory=peak_memory(loop.device), surroundings=surroundings(loop.device), details={"bad cameras": list(stage.bad)})
     baseline.write_run(stage, net, record)
     return Run(net, record)
@@ -438,9 +450,11 @@ class DFENTrainer(Trainer):
     def network(self):
         s = self.settings
         how = {"multi_scale": True, "attention": True, "use": "both", **ABLATIONS[s.ablation]}
-        net = DFEN(s.backbone, self.classes, s.widths, reduced=s.reduced, degree_scales=s.degree_scales, cue=s.cue, heads=s.heads, search=s.search, mirrored=s.mirrored, last_stride=s.last_stride, pool=s.pool,
+        net = DFEN(s.backbone, self.classes, s.widths, reduced=s.reduced, degree_scales=s.degree_scales, cue=s.cue, heads=s.heads, search=s.search,
+                   mirrored=s.mirrored, last_stride=s.last_stride, pool=s.pool,
                    weights=s.weights if self.ddgan is None else None, **how)
-        differ = [] if self.ddgan is None else [f"{name} {self.ddgan.config[name]}, the settings ask for {net.config[name]}" for name in ("backbone", "widths", "multi_scale", "reduced", "degree_scales") if self.ddgan.config[name] != net.config[name]]
+        differ = [] if self.ddgan is None else [f"{name} {self.ddgan.config[name]}, the settings ask for {net.config[name]}"
+                                                for name in ("backbone", "widths", "multi_scale", "reduced", "degree_scales") if self.ddgan.config[name] != net.config[name]]
         if differ:
             raise ValueError(f"the DDGAN that was given has {'; '.join(differ)}: give another one, or settings like it")
         return net.start_from(self.ddgan, self.identity, trunk=self.ddgan is None and s.weights is None)
@@ -467,7 +481,8 @@ def small(
     **changes,      # settings that shall differ
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, narrow generative parts, few and larger steps, a graded D_d."
-    cut = dict(widths="narrow", degree_scales=1, iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16, epochs=8)  # the second stage begins with two trained networks
+    # the second stage begins with two trained networks
+    cut = dict(widths="narrow", degree_scales=1, iterations=1000, part=250, pairs=4, pair_lr=4e-4, graded=True, identity_epochs=16, epochs=8)
     return baseline.small(settings or DIREIDSettings(), **{**cut, **changes})
 
 def train(
@@ -568,9 +583,11 @@ def appraise(
     share = lambda yes: float(yes.float().mean())
     went = {f"{name} moves": share((m - g).abs() < (o - g).abs()) for name, (m, g, o) in there.items()} | {f"{name} arrives": share((m - g).abs() < (m - o).abs()) for name, (m, g, o) in there.items()}
     of_high, of_low = degrees(high).numpy(), degrees(low).numpy()
-    return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)), strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
+    return {"spearman": float(spearmanr(degrees(made_worse(high, kind, strength)),
+                                        strength).statistic) * (-1 if UNTOUCHED[kind] > SELF_DEGRADATIONS[kind][2] else 1),
             "auc": float(roc_auc_score(np.r_[np.zeros(len(of_high)), np.ones(len(of_low))], np.r_[of_high, of_low])), **went,
-            **_retrieved(ddgan, search, benchmark, size, high, low, groups.cameras, dice, batch), "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
+            **_retrieved(ddgan, search, benchmark, size, high, low, groups.cameras, dice, batch),
+            "psnr": float(psnr(exchanged(ddgan, high, high, batch), high).mean()),
             "pictures": [len(high), len(low)], "bad cameras": list(groups.cameras), "rule": groups.rule}
 
 # %% ../../../nbs/methods/di_reid/50_training.ipynb #d2c4b491

@@ -148,7 +148,8 @@ class GAAGSettings(_AdjusterSettings):
 def _check(s):
     "Say what is wrong with a GAAGSettings."
     if s.ablation not in ABLATIONS or s.degradation not in DEGRADATIONS or s.gan_form not in FORMS or s.covariance not in ("diagonal", "full"):
-        raise ValueError(f"ablation is one of {', '.join(ABLATIONS)}, degradation of {', '.join(DEGRADATIONS)}, gan_form of {', '.join(FORMS)}, covariance 'diagonal' or 'full'; "
+        raise ValueError(f"ablation is one of {', '.join(ABLATIONS)}, degradation of {', '.join(DEGRADATIONS)}, gan_form of {', '.join(FORMS)}, "
+                         "covariance 'diagonal' or 'full'; "
                          f"got {s.ablation!r}, {s.degradation!r}, {s.gan_form!r}, {s.covariance!r}")
     s.strength = None if s.strength is None else tuple(float(v) for v in s.strength)
     least = UNTOUCHED[s.degradation]
@@ -160,13 +161,16 @@ def _check(s):
                          f"got {s.generator_precision!r}, {s.adjuster_schedule!r}, {s.reread_range}")
     s.widths, s.attack_layers = widths(s.widths), (s.attack_layers,) if isinstance(s.attack_layers, str) else tuple(s.attack_layers)
     if s.ablation in ATTACKING and (s.p < 2 or min(s.critic_scales, s.critic_width) < 1 or not s.attack_layers):
-        raise ValueError(f"ablation {s.ablation!r} attacks: p must be at least 2 (there must be somebody to be taken for), critic_scales and critic_width at least 1, attack_layers one or more; "
+        raise ValueError(f"ablation {s.ablation!r} attacks: p must be at least 2 (there must be somebody to be taken for), "
+                         "critic_scales and critic_width at least 1, attack_layers one or more; "
                          f"got {s.p}, {s.critic_scales}, {s.critic_width}, {s.attack_layers}")
     s.low_cameras = None if s.low_cameras is None else tuple(int(c) for c in s.low_cameras)
     if min(s.batch, s.generated) < 1 or min(s.iterations, s.attack_iterations, s.further) < 0 or min(s.adjuster_lr, s.attack_lr, s.critic_lr) <= 0:
-        raise ValueError(f"batch and generated must be at least 1, iterations and further at least 0, learning rates above 0; got {s.batch}, {s.generated}, {s.iterations}, {s.attack_iterations}, {s.further}, "
+        raise ValueError("batch and generated must be at least 1, iterations and further at least 0, learning rates above 0; "
+                         f"got {s.batch}, {s.generated}, {s.iterations}, {s.attack_iterations}, {s.further}, "
                          f"{s.adjuster_lr}, {s.attack_lr}, {s.critic_lr}")
-    weights = {n: getattr(s, n) for n in ("rec", "reg", "reg_spoiled", "graded", "along", "reread", "adv_tri", "adv_att", "gan", "gan_penalty", "attack_margin", "cls", "sc", "w")}
+    weights = {n: getattr(s, n) for n in ("rec", "reg", "reg_spoiled", "graded", "along", "reread", "adv_tri", "adv_att", "gan", "gan_penalty",
+                                          "attack_margin", "cls", "sc", "w")}
     bad = {n: v for n, v in weights.items() if not v >= 0}
     if bad:
         raise ValueError(f"weights and margins must be at least 0, got {bad}")
@@ -355,7 +359,8 @@ class Triplets:
 
     def __init__(self, pixels, domains, settings, device="cpu", rank=0, world=1):
         if settings.batch % world or settings.further % world:
-            raise ValueError(f"a batch of {settings.batch} triplets and {settings.further} further pictures cannot be shared by {world} processes: make each a multiple of {world}")
+            raise ValueError(f"a batch of {settings.batch} triplets and {settings.further} further pictures cannot be shared by {world} processes: "
+                             f"make each a multiple of {world}")
         self.pixels, self.domains, self.settings, self.device, self.rank, self.world = pixels, domains, settings, device, rank, world
 
     def steps(self, epoch=0):
@@ -394,7 +399,8 @@ class Triplets:
         return spoil(images, self.settings.degradation, strength, torch.tensor(0.75 + 0.25 * gain)), graded
 
 # %% ../../../nbs/methods/gaag/20_adjuster.ipynb #96cac279
-ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded", "further", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "adjuster_clip", "channels_last")
+ADJUSTER = ("degradation", "strength", "low_cameras", "widths", "size", "batch", "iterations", "adjuster_lr", "rec", "reg", "reg_spoiled", "graded",
+            "further", "along", "reread", "reread_range", "adjuster_schedule", "seed", "precision", "clip", "adjuster_clip", "channels_last")
 
 
 class AdjusterTraining:
@@ -412,7 +418,8 @@ class AdjusterTraining:
     def about(self):
         "What makes this stage this one: other stages' settings may change."
         started = {"start": weights_hash(self.start)} if self.start is not None else {}
-        return plain({"settings": {k: v for k, v in settings_of(self.settings).items() if k in ADJUSTER}, "data": self.benchmark.fingerprint(), "name": self.name, **started})
+        return plain({"settings": {k: v for k, v in settings_of(self.settings).items() if k in ADJUSTER}, "data": self.benchmark.fingerprint(),
+                      "name": self.name, **started})
 
     def begin(self):
         "The adjuster before its first step: fresh, or with the weights of another one."
@@ -421,7 +428,8 @@ class AdjusterTraining:
         adjuster = Adjuster(s.degradation, s.widths, s.size)
         if self.start is not None:
             if self.start.config["width"] != adjuster.config["width"]:
-                raise ValueError(f"an adjuster of widths {self.start.config['width']} cannot be the start of one of {adjuster.config['width']}: give the same widths")
+                raise ValueError(f"an adjuster of widths {self.start.config['width']} cannot be the start of one of {adjuster.config['width']}: "
+                                 "give the same widths")
             adjuster.load_state_dict({k: v for k, v in self.start.state_dict().items() if k not in ("bounds", "spread")}, strict=False)
         return adjuster
 
@@ -455,9 +463,11 @@ def _fit_adjuster(training):
     loop = Loop({"adjuster": adjuster}, {"adjuster": optimizer}, training.step, known, schedule, training.folder, training.name, training.quiet, accelerator)
     curves = loop.run(batches)
     settle(adjuster.eval(), pixels, groups)
-    record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed, curves=curves,
+    record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed,
+                    curves=curves,
                     seconds=loop.seconds(), memory=peak_memory(loop.device), surroundings=surroundings(loop.device), weights=weights_hash(adjuster),
-                    details={**{k: v for k, v in training.about().items() if k == "start"}, "bad cameras": list(groups.cameras), "rule": groups.rule, "scores": plain({"bounds": adjuster.bounds, "spread": adjuster.spread})})
+                    details={**{k: v for k, v in training.about().items() if k == "start"}, "bad cameras": list(groups.cameras), "rule": groups.rule,
+                             "scores": plain({"bounds": adjuster.bounds, "spread": adjuster.spread})})
     if training.folder is not None and loop.rank == 0:
         save_model(training.folder / "adjuster.safetensors", adjuster, data=training.benchmark.name, method=training.name, seed=s.seed)
         record.save(training.folder / "record.json")
@@ -539,7 +549,8 @@ class ScoreDistribution:
         bars = [go.Bar(x=middle, y=np.histogram(self.scores[self.camid == c], edges)[0], width=width, name=f"camera {c}") for c in np.unique(self.camid)]
         fit = len(self.scores) * width * np.exp(-0.5 * ((middle - self.mean) / self.std) ** 2) / (self.std * np.sqrt(2 * np.pi)) if self.std > 0 else middle * 0
         line = go.Scatter(x=middle, y=fit, mode="lines", name="Gaussian", line=dict(color="#555", dash="dash"))
-        return figure(*bars, line, title=f"{self.kind.capitalize()} scores: mean {self.mean:.2f}, deviation {self.std:.2f}", x="score", y="pictures", barmode="stack")
+        return figure(*bars, line, title=f"{self.kind.capitalize()} scores: mean {self.mean:.2f}, deviation {self.std:.2f}", x="score", y="pictures",
+                      barmode="stack")
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return self.figure()._repr_mimebundle_(include, exclude)

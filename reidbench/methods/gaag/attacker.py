@@ -44,7 +44,8 @@ def affinity(
     embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     length = embeddings.norm(dim=1, keepdim=True)
     if not bool((length > 0).all() & torch.isfinite(length).all()):
-        raise ValueError(f"affinity: embedding {int((~((length > 0) & torch.isfinite(length)))[:, 0].nonzero()[0])} is zero, NaN or infinite, it has no direction")
+        raise ValueError(f"affinity: embedding {int((~((length > 0) & torch.isfinite(length)))[:, 0].nonzero()[0])} is zero, NaN or infinite, "
+                         "it has no direction")
     unit = embeddings / length
     return (1 - 0.5 * torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")).clamp(0, 1)
 
@@ -84,12 +85,14 @@ def misranking_loss(
     "Eq. 12, summed over the batch."
     pid = torch.as_tensor(pid, device=attacked.device)
     if attacked.shape != original.shape or attacked.ndim != 2 or pid.shape != attacked.shape[:1]:
-        raise ValueError(f"misranking_loss takes attacked [N, D], original [N, D], pid [N]; got {list(attacked.shape)}, {list(original.shape)}, {list(pid.shape)}")
+        raise ValueError("misranking_loss takes attacked [N, D], original [N, D], pid [N]; "
+                         f"got {list(attacked.shape)}, {list(original.shape)}, {list(pid.shape)}")
     if not margin >= 0:
         raise ValueError(f"the margin must be at least 0, got {margin}")
     same = pid[:, None] == pid[None]
     if not len(pid) or bool(same.all()):
-        raise ValueError(f"misranking_loss: the batch shows {f'one person ({int(pid[0])}) only' if len(pid) else 'nobody'}, there is nobody to be taken for: give at least two people")
+        raise ValueError(f"misranking_loss: the batch shows {f'one person ({int(pid[0])}) only' if len(pid) else 'nobody'}, "
+                         "there is nobody to be taken for: give at least two people")
     squared = (attacked[:, None] - original[None]).square().sum(-1)
     distance = squared.clamp_min(1e-24 if squared.dtype == torch.float64 else 1e-12).sqrt()  # a gradient of zero, not NaN, at distance zero
     farthest, nearest = distance.masked_fill(same, -torch.inf).amax(1), distance.masked_fill(~same, torch.inf).amin(1)
@@ -113,12 +116,14 @@ def attention_attack_loss(
     "Eq. 13: one over the difference of the normalised maps, summed over pictures and layers."
     attacked, original = ([maps] if torch.is_tensor(maps) else list(maps) for maps in (attacked, original))
     if not attacked or [a.shape for a in attacked] != [b.shape for b in original]:
-        raise ValueError(f"attention_attack_loss: both lists need the same layers, got {[list(a.shape) for a in attacked]} and {[list(b.shape) for b in original]}")
+        raise ValueError("attention_attack_loss: both lists need the same layers, "
+                         f"got {[list(a.shape) for a in attacked]} and {[list(b.shape) for b in original]}")
     total = 0
     for pair in zip(attacked, original):
         a, b = (F.normalize((m if m.ndim == 3 else attention_map(m)).flatten(1), dim=1) for m in pair)
         squared = (a - b).square().sum(1)
-        distance = torch.where(squared > eps**2, squared.clamp_min(eps**2).sqrt(), squared.detach().sqrt())  # nearer than that the root's slope is rounding: none
+        # nearer than that the root's slope is rounding: none
+        distance = torch.where(squared > eps**2, squared.clamp_min(eps**2).sqrt(), squared.detach().sqrt())
         total = total + (1 / (distance + eps)).sum()
     return total
 
@@ -214,7 +219,8 @@ class Groups:
         return Batch(images, labels, rows, [self.pixels.paths[i] for i in rows], iteration // PIECE, iteration % PIECE)
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #6e8eabd0
-ATTACK = ("p", "k", "size", "attack_iterations", "attack_lr", "adv_tri", "adv_att", "gan", "gan_form", "gan_penalty", "critic_lr", "critic_scales", "critic_width", "attack_margin", "attack_layers",
+ATTACK = ("p", "k", "size", "attack_iterations", "attack_lr", "adv_tri", "adv_att", "gan", "gan_form", "gan_penalty", "critic_lr", "critic_scales",
+          "critic_width", "attack_margin", "attack_layers",
           "seed", "precision", "clip", "channels_last")  # settings of this stage
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #deb62aaf
@@ -267,7 +273,9 @@ class AttackTraining:
 
     def fit(self):
         "Train, or go on, or read what is finished: -> Run(attacker, record)."
-        return by_the_first(lambda: finished_attacker(self), lambda accelerator: _fit_attacker(self, accelerator), self.settings.device, self.settings.processes)  # it is small
+        # it is small
+        return by_the_first(lambda: finished_attacker(self), lambda accelerator: _fit_attacker(self, accelerator), self.settings.device,
+                            self.settings.processes)
 
 # %% ../../../nbs/methods/gaag/30_attacker.ipynb #a154ff0d
 SETTLING = 40  # batches that the final statistics are taken from
@@ -303,12 +311,15 @@ def _fit_attacker(training, accelerator):
     batches = Groups(training.people, Pixels(training.people, s.size), s.p, s.k, s.attack_iterations, s.seed, device, training.transforms)
     set_seed(s.seed)
     attacker, critic = Attacker(training.adjuster.cue.dim, training.adjuster.bounds.tolist()), Critic(s.critic_scales, s.critic_width)
-    optimizers = {"attacker": torch.optim.Adam(attacker.parameters(), s.attack_lr), "critic": torch.optim.Adam(critic.parameters(), s.critic_lr, (0.0, 0.999), weight_decay=5e-4)}
-    loop = Loop({"attacker": attacker.train(), "critic": critic.train()}, optimizers, training.step, stage_settings(s, -(-s.attack_iterations // PIECE)), None, training.folder, training.name,
+    optimizers = {"attacker": torch.optim.Adam(attacker.parameters(), s.attack_lr),
+                  "critic": torch.optim.Adam(critic.parameters(), s.critic_lr, (0.0, 0.999), weight_decay=5e-4)}
+    loop = Loop({"attacker": attacker.train(), "critic": critic.train()}, optimizers, training.step, stage_settings(s, -(-s.attack_iterations // PIECE)),
+                None, training.folder, training.name,
                 training.quiet, accelerator)
     curves = loop.run(batches)
     settle_attacker(attacker, training.adjuster, training.teacher, (batches.at(s.attack_iterations + i) for i in range(SETTLING)))
-    record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed, curves=curves, seconds=loop.seconds(),
+    record = Record(training.name, training.about()["settings"], {"name": training.benchmark.name, "fingerprint": training.benchmark.fingerprint()}, s.seed,
+                    curves=curves, seconds=loop.seconds(),
                     memory=peak_memory(loop.device), surroundings=surroundings(loop.device), weights=weights_hash(attacker), details=training.marks)
     if training.folder is not None:
         save_model(training.folder / "attacker.safetensors", attacker, data=training.benchmark.name, method=training.name, seed=s.seed)
@@ -365,8 +376,11 @@ def harm(
     made = attack(adjuster, attacker, teacher, images)
     drawn = torch.tensor(keyed(seed, 8).uniform(*low_high, len(images)), dtype=torch.float32, device=images.device)
     embed = lambda x: F.normalize(watch(teacher, x, ()).embeddings).cpu()
-    before, after, random, alike = embed(images), embed(made.images), *(embed(adjuster.adjust(images, s)) for s in (drawn.clamp(*low_high), made.scores.mean().expand(len(images))))
+    before, after, random, alike = embed(images), embed(made.images), *(embed(adjuster.adjust(images, s))
+                                                                        for s in (drawn.clamp(*low_high), made.scores.mean().expand(len(images))))
     other = lambda e: torch.cdist(e, before).masked_fill(pid[:, None] == pid[None], torch.inf).amin(1)
     away = lambda e: (e - before).norm(dim=1)
-    return pd.DataFrame({"pid": pid.tolist(), "score": adjuster.score(images).cpu(), "attacked score": made.scores.cpu(), "random score": drawn.cpu(), "moved by the attack": away(after),
-                         "moved at random": away(random), "moved by one score": away(alike), "nearest other before": other(before), "nearest other after the attack": other(after), "nearest other at random": other(random)})
+    return pd.DataFrame({"pid": pid.tolist(), "score": adjuster.score(images).cpu(), "attacked score": made.scores.cpu(), "random score": drawn.cpu(),
+                         "moved by the attack": away(after),
+                         "moved at random": away(random), "moved by one score": away(alike), "nearest other before": other(before),
+                         "nearest other after the attack": other(after), "nearest other at random": other(random)})

@@ -17,7 +17,8 @@ def self_centre_loss(
 ):
     "Eq. 17: squared distance of the farthest generated picture to its own anchor, mean over the anchors."
     if anchor.ndim != 2 or generated.ndim != 3 or generated.shape[::2] != anchor.shape or not generated.shape[1] or not len(anchor):
-        raise ValueError(f"self_centre_loss takes anchor [N, D] and generated [N, N_s, D] with N, N_s of at least 1; got {list(anchor.shape)} and {list(generated.shape)}")
+        raise ValueError("self_centre_loss takes anchor [N, D] and generated [N, N_s, D] with N, N_s of at least 1; "
+                         f"got {list(anchor.shape)} and {list(generated.shape)}")
     return (anchor.detach()[:, None] - generated).square().sum(-1).amax(1).mean()
 
 # %% ../../../nbs/methods/gaag/40_identity.ipynb #9d840cb5
@@ -96,9 +97,11 @@ class Gaussians:
         if (variance is None) == (factors is None):
             raise ValueError("Gaussians have either variances [M, D] or factors, a list of [D, n]")
         if variance is not None and not bool((torch.isfinite(variance) & (variance >= 0)).all()):
-            raise ValueError(f"a covariance must be positive: {int((~(torch.isfinite(variance) & (variance >= 0))).sum())} variances are below zero, NaN or infinite")
+            raise ValueError("a covariance must be positive: "
+                             f"{int((~(torch.isfinite(variance) & (variance >= 0))).sum())} variances are below zero, NaN or infinite")
         if factors is not None and (len(factors) != len(mean) or not all(bool(torch.isfinite(x).all()) for x in factors)):
-            raise ValueError(f"factors must be one [D, n] of finite numbers for each of the {len(mean)} means; got {len(factors)}, {sum(not bool(torch.isfinite(x).all()) for x in factors)} of them not finite")
+            raise ValueError(f"factors must be one [D, n] of finite numbers for each of the {len(mean)} means; "
+                             f"got {len(factors)}, {sum(not bool(torch.isfinite(x).all()) for x in factors)} of them not finite")
         if not torch.isfinite(mean).all():
             raise ValueError("means must be finite numbers")
         self.mean, self.variance, self.factors = mean, variance, factors

@@ -81,7 +81,8 @@ class Generation:
         with torch.autocast(images.device.type, enabled=False):
             f_d = self.adjuster.cue(images)
             if self.attacks:
-                hit = self.attacker(gathered(f_d), affinity(gathered(watch(self.teacher, images, ()).embeddings)))  # of the whole batch, whatever part of it this process has
+                # of the whole batch, whatever part of it this process has
+                hit = self.attacker(gathered(f_d), affinity(gathered(watch(self.teacher, images, ()).embeddings)))
                 mine = len(images) * (torch.distributed.get_rank() if len(hit) > len(images) else 0)
                 scores = torch.cat([scores, hit[mine:mine + len(images), None]], 1)
         times = scores.shape[1]
@@ -132,7 +133,8 @@ class GAAGTrainer(Trainer):
 
     def companions(self, net):
         s = self.settings
-        return {"terms": IdentityTerms(self.classes, net.width, s.sc, s.w, s.covariance, s.hold_clouds, s.unit_embeddings)} if self.generates and s.ablation != "naive" else {}
+        return {"terms": IdentityTerms(self.classes, net.width, s.sc, s.w, s.covariance, s.hold_clouds,
+                                       s.unit_embeddings)} if self.generates and s.ablation != "naive" else {}
 
     def losses(self, loop, batch):
         s = self.settings
@@ -196,11 +198,13 @@ def train(
         with stage_folder(stage, folder, shared, "adjuster"):
             adjuster = stage.fit().model
     elif (adjuster.config["kind"], tuple(adjuster.config["size"])) != (s.degradation, tuple(s.size)):
-        raise ValueError(f"the adjuster that was given knows {adjuster.config['kind']} at {adjuster.config['size']} pixels, the settings say {s.degradation} at {list(s.size)}: give another one, or settings like it")
+        raise ValueError(f"the adjuster that was given knows {adjuster.config['kind']} at {adjuster.config['size']} pixels, "
+                         f"the settings say {s.degradation} at {list(s.size)}: give another one, or settings like it")
     attacker = None
     if s.ablation in ATTACKING:
         teacher = _teacher(benchmark, s, folder, shared, quiet) if teacher is None else teacher
-        stage = AttackTraining(benchmark, s, adjuster, teacher, None, quiet, Trainer(benchmark, teacher_settings(s)).transforms())  # pictures as stage 3 meets them
+        # pictures as stage 3 meets them
+        stage = AttackTraining(benchmark, s, adjuster, teacher, None, quiet, Trainer(benchmark, teacher_settings(s)).transforms())
         with stage_folder(stage, folder, shared, "attacker"):
             attacker = stage.fit().model
     marks = {name: weights_hash(m) for name, m in (("adjuster", adjuster), ("attacker", attacker), ("teacher", teacher)) if m is not None}
@@ -225,7 +229,8 @@ def _check_ahead(benchmark, settings, folder, teacher):
     epochs = [json.loads((p / "training.json").read_text())["settings"].get("epochs", s.epochs) for p in stages if (p / "training.json").is_file()]
     other = [n for n in epochs if n != s.epochs]
     if other and len(epochs) > 1:  # somebody has learnt from the teacher
-        raise ValueError(f"{folder} was begun with {other[0]} epochs, and its teacher learnt as long; {s.epochs} would need another teacher: give another folder{'' if s.schedule == 'cosine' else ', or that teacher as `start`, its file'}")
+        raise ValueError(f"{folder} was begun with {other[0]} epochs, and its teacher learnt as long; {s.epochs} would need another teacher: "
+                         f"give another folder{'' if s.schedule == 'cosine' else ', or that teacher as `start`, its file'}")
 
 
 def _teacher(benchmark, settings, folder, shared, quiet):
@@ -234,7 +239,8 @@ def _teacher(benchmark, settings, folder, shared, quiet):
         return (finished(trainer, settings.device) or trainer.fit()).model
 
 
-SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_clip=5.0, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)  # stage 1 in an eightieth of its triplets: with the three terms of ours
+# stage 1 in an eightieth of its triplets: with the three terms of ours
+SLIDER = dict(widths="narrow", batch=2, iterations=2500, adjuster_lr=1e-3, adjuster_clip=5.0, adjuster_schedule="cosine", graded=1.0, along=2.0, reread=1.0)
 
 # %% ../../../nbs/methods/gaag/50_training.ipynb #1d42e866
 def small(

@@ -39,7 +39,8 @@ class CircuitousScaling:
         "The sizes that pictures of a size go through in one call, the last one their own."
         u = torch.rand(len(self.sizes), 2, generator=self.dice) if self.jitter else torch.full((len(self.sizes), 2), 0.5)
         factor = (1 + self.jitter * (2 * u - 1)).tolist()
-        return [*(tuple(max(1, round(f * length * now / meant)) for f, length, now, meant in zip(fs, s, size, self.of)) for fs, s in zip(factor, self.sizes)), tuple(size)]
+        return [*(tuple(max(1, round(f * length * now / meant)) for f, length, now, meant in zip(fs, s, size, self.of)) for fs, s in zip(factor, self.sizes)),
+                tuple(size)]
 
     def __call__(
         self,

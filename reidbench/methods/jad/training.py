@@ -67,14 +67,16 @@ class JADSettings(BaselineSettings):
             self.p, self.k, self.triplet, self.margin = max(2, self.k // 4), 4, self.triplet or 1.0, None
         super().__post_init__()
         if self.adversarial not in ("", "AT", "GOAT") or self.scheme not in ("paper", "code") or self.adversary not in ADVERSARIES:
-            raise ValueError(f"adversarial is '', 'AT' or 'GOAT', scheme 'paper' or 'code', adversary one of {', '.join(ADVERSARIES)}; got {self.adversarial!r}, {self.scheme!r}, {self.adversary!r}")
+            raise ValueError(f"adversarial is '', 'AT' or 'GOAT', scheme 'paper' or 'code', adversary one of {', '.join(ADVERSARIES)}; "
+                             f"got {self.adversarial!r}, {self.scheme!r}, {self.adversary!r}")
         self.attack(1)
         Proactive(self.chances)
 
     @property
     def chances(self):
         "Way -> probability, for `Proactive`."
-        fused = {"fusion": self.channel_fusion} if self.scheme == "paper" else {"grey fusion": self.channel_fusion / 2, "sketch fusion": self.channel_fusion / 2}
+        fused = {"fusion": self.channel_fusion} if self.scheme == "paper" else {"grey fusion": self.channel_fusion / 2,
+                                                                                "sketch fusion": self.channel_fusion / 2}
         return {"grey": self.grey, **fused, "auto": self.augment, "local": self.local_homogeneous}
 
     def attack(self, iterations, kind=None, **knobs):
@@ -215,7 +217,8 @@ def train(
 def _normal_model(trainer, start, device):
     "What AT's pictures are made on: the model given, or one that is trained first."
     if start is None:
-        plain = replace(trainer.settings, adversarial="", grey=0.0, channel_fusion=0.0, augment=0.0, local_homogeneous=0.0, epochs=trainer.settings.normal_epochs)
+        plain = replace(trainer.settings, adversarial="", grey=0.0, channel_fusion=0.0, augment=0.0, local_homogeneous=0.0,
+                        epochs=trainer.settings.normal_epochs)
         first = JADTrainer(trainer.benchmark, plain, trainer.folder and trainer.folder / "normal", trainer.quiet)
         return (finished(first, device) or first.fit()).model.eval()
     if not isinstance(start, (str, os.PathLike)):

@@ -66,7 +66,8 @@ class PyramidNet(nn.Module):
         super().__init__()
         self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
         self.levels = _checked(self.backbone, levels, blocks, width, kernel)
-        self.config = dict(self.backbone.config, num_classes=num_classes, levels=list(levels), lateral=lateral, top_down=top_down, fusion=fusion, width=width, kernel=kernel, middle=middle,
+        self.config = dict(self.backbone.config, num_classes=num_classes, levels=list(levels), lateral=lateral, top_down=top_down, fusion=fusion, width=width,
+                           kernel=kernel, middle=middle,
                            blocks=list(blocks), embedding=embedding, pool=pool) if self.backbone.config else None
         raw = not lateral and not top_down
         entering = [] if raw else self.levels if lateral else self.levels[-1:]

@@ -51,7 +51,8 @@ def gradient_penalty(
     "Mean over the samples of the norm of the summed loss's gradient, summed over `features` (Eq. 7)."
     q, features = check_norm(q), [features] if torch.is_tensor(features) else list(features)
     if loss.ndim or not features:
-        raise ValueError(f"gradient_penalty takes a scalar loss and at least one tensor of its graph; got a loss of shape {list(loss.shape)} and {len(features)} features")
+        raise ValueError("gradient_penalty takes a scalar loss and at least one tensor of its graph; "
+                         f"got a loss of shape {list(loss.shape)} and {len(features)} features")
     gradients = gradients_of(loss * scale, features, create_graph=True)
     total = 0.0
     for g in gradients:
@@ -69,7 +70,8 @@ def gradients_of(loss, features, **options):
         found = torch.autograd.grad(loss, features, allow_unused=True, retain_graph=True, **options)
         strangers = [k for k, g in enumerate(found) if g is None]
     if strangers:
-        raise ValueError(f"features {', '.join(map(str, strangers))} of {len(features)} are not part of the loss's graph: take them from the forward pass that gave this loss (an input needs requires_grad)")
+        raise ValueError(f"features {', '.join(map(str, strangers))} of {len(features)} are not part of the loss's graph: "
+                         "take them from the forward pass that gave this loss (an input needs requires_grad)")
     return found
 
 # %% ../../../nbs/methods/msfl/30_regulariser.ipynb #413f6f02
@@ -140,7 +142,8 @@ class Gates(TorchFunctionMode):
             self.kept.append(make())
             return self.kept[-1]
         if self.at == len(self.kept):
-            raise ValueError(f"the second pass meets more than the {len(self.kept)} gates of the first: the gated penalty is for networks that go the same way twice, take the exact one")
+            raise ValueError(f"the second pass meets more than the {len(self.kept)} gates of the first: "
+                             "the gated penalty is for networks that go the same way twice, take the exact one")
         self.at += 1
         return self.kept[self.at - 1]
 

@@ -135,7 +135,8 @@ class MSFLTrainer(_Ways, _Gated, Trainer):
 
     def network(self):
         s = self.settings
-        return PyramidNet(s.backbone, self.classes, s.levels, s.lateral, s.top_down, s.fusion, s.width, s.kernel, s.middle, s.blocks, s.embedding, s.last_stride, s.pool, s.weights)
+        return PyramidNet(s.backbone, self.classes, s.levels, s.lateral, s.top_down, s.fusion, s.width, s.kernel, s.middle, s.blocks, s.embedding,
+                          s.last_stride, s.pool, s.weights)
 
     @property
     def way(self):
@@ -164,7 +165,8 @@ def small(
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, a pyramid of a quarter of the width, the cheap penalty where it serves."
     cut = baseline.small(settings or MSFLSettings(), **{"width": 128, "middle": 32, **changes})
-    cheap = "mode" not in changes and cut.penalty > 0 and cut.regulariser == "gradient" and cut.q == 2 and not cut.squared  # where it may agree with the exact one
+    # where it may agree with the exact one
+    cheap = "mode" not in changes and cut.penalty > 0 and cut.regulariser == "gradient" and cut.q == 2 and not cut.squared
     return replace(cut, mode="auto") if cheap else cut
 
 # %% ../../../nbs/methods/msfl/40_training.ipynb #37bdc933
