@@ -235,7 +235,7 @@ def searched(loop, trainer):
     agreed()
     return found
 
-
+# %% ../../nbs/methods/10_baseline.ipynb #d9996156
 def measure(
     net,        # an identity net
     benchmark,  # data.people.Benchmark

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FINE', 'CHOICES', 'NONE', 'MANY', 'fine', 'grouped', 'counted', 'limits', 'scores_of', 'Counts', 'drawn_bars',
-           'QualityHistogram']
+           'Choosing', 'QualityHistogram']
 
 # %% ../../nbs/widgets/75_quality_histogram.ipynb #a7de60a9
 from pathlib import Path
@@ -161,8 +161,70 @@ def drawn_bars(
     draw.text(((left + width) / 2, image.height - 20), "" if groups else widget.status, "#59636e", font, anchor="ma")
     return image
 
+# %% ../../nbs/widgets/75_quality_histogram.ipynb #c75choos
+class Choosing(Counts):
+    "Whose rows are chosen: a click chooses a bar's, and what others choose is drawn full."
+    made = ()  # the rows of the bars that were clicked; None: they were let go for another choice
+
+    def count(self, points):
+        "Counts of these points (places in `where`), for every split."
+        return {name: counted(names, None if number is None else number[points], self.steps[points], self.scores[self.where[points]])
+                for name, (names, number) in self.numbers.items()}
+
+    @guard(model=False)
+    def pick(self):
+        "A bar was clicked: its rows are the session's."
+        if not self.picked and self.made is None:
+            return
+        if self.picked:
+            split, group, first, last = self.picked
+            mine = (self.steps >= first) & (self.steps < last + (last == FINE))
+            if self.numbers[split][1] is not None:
+                mine &= self.numbers[split][1] == group
+            rows = tuple(self.where[mine].tolist())
+        else:
+            rows = ()
+        self.made = rows
+        self.session.selected = rows
+
+    @guard(model=False)
+    def answer(self, question):
+        super().answer(question)
+        if "none" in question:
+            self.picked, self.session.selected = [], ()
+            self.send({"id": question["id"]})
+
+    @guard(model=False)
+    def follow(self):
+        "Rows were selected, whoever did it: they are drawn full, the others pale."
+        rows = np.array([r for r in self.session.selected if 0 <= r < len(self.scores)], dtype=int)
+        with self.hold_sync():
+            if self.picked and tuple(self.session.selected) != self.made:
+                self.made = None  # somebody else's choice: the bars let go, and it stays
+                self.picked = []
+            self.parts = self.count(np.flatnonzero(np.isin(self.where, rows))) if len(rows) and len(self.where) else {}
+        self.stand()
+
+    @guard(model=False)
+    def mark(self):
+        self.marked = None if np.isnan(self.session.score) else float(self.session.score)
+
+    @guard(model=False)
+    def stand(self):
+        "Say how it stands."
+        lost = f"; {len(self.lost):,} of {len(self.scores):,} scores are NaN or infinite ({', '.join(f'row {i}' for i in self.lost[:3])}{', ...' if len(self.lost) > 3 else ''}): left out" if len(self.lost) else ""
+        if not len(self.scores):
+            self.say("no model", "No scores: none were given. Pass QualityHistogram(scores), [N], or nothing for the built-in demo.")
+        elif not len(self.where):
+            self.say("error", lost[2:].split(": left out")[0] + ": there is nothing left to count")
+        else:
+            part = self.parts.get(NONE)
+            chosen = f"; {sum(part[0]['counts']):,} selected, {self.below(part[0]):.0%} of them below" if part else ""
+            self.say("ready", f"{len(self.where):,} score{'s' * (len(self.where) != 1)}, "
+                              f"{self.below(self.groups[NONE][0]):.0%} below {self.threshold:.4g}{chosen}{lost}")
+
 # %% ../../nbs/widgets/75_quality_histogram.ipynb #7c347b07
-class QualityHistogram(Counts):
+class QualityHistogram(Choosing):
     "Scores counted, split, and cut."
     js = "quality_histogram"
 
@@ -207,62 +269,3 @@ class QualityHistogram(Counts):
         self.follow()
         if bad:
             self.say("bad file", bad)
-
-    def count(self, points):
-        "Counts of these points (places in `where`), for every split."
-        return {name: counted(names, None if number is None else number[points], self.steps[points], self.scores[self.where[points]])
-                for name, (names, number) in self.numbers.items()}
-
-    @guard(model=False)
-    def pick(self):
-        "A bar was clicked: its rows are the session's."
-        if not self.picked and self.made is None:
-            return
-        if self.picked:
-            split, group, first, last = self.picked
-            mine = (self.steps >= first) & (self.steps < last + (last == FINE))
-            if self.numbers[split][1] is not None:
-                mine &= self.numbers[split][1] == group
-            rows = tuple(self.where[mine].tolist())
-        else:
-            rows = ()
-        self.made = rows
-        self.session.selected = rows
-
-    made = ()  # the rows of the bars that were clicked; None: they were let go for another choice
-
-    @guard(model=False)
-    def answer(self, question):
-        super().answer(question)
-        if "none" in question:
-            self.picked, self.session.selected = [], ()
-            self.send({"id": question["id"]})
-
-    @guard(model=False)
-    def follow(self):
-        "Rows were selected, whoever did it: they are drawn full, the others pale."
-        rows = np.array([r for r in self.session.selected if 0 <= r < len(self.scores)], dtype=int)
-        with self.hold_sync():
-            if self.picked and tuple(self.session.selected) != self.made:
-                self.made = None  # somebody else's choice: the bars let go, and it stays
-                self.picked = []
-            self.parts = self.count(np.flatnonzero(np.isin(self.where, rows))) if len(rows) and len(self.where) else {}
-        self.stand()
-
-    @guard(model=False)
-    def mark(self):
-        self.marked = None if np.isnan(self.session.score) else float(self.session.score)
-
-    @guard(model=False)
-    def stand(self):
-        "Say how it stands."
-        lost = f"; {len(self.lost):,} of {len(self.scores):,} scores are NaN or infinite ({', '.join(f'row {i}' for i in self.lost[:3])}{', ...' if len(self.lost) > 3 else ''}): left out" if len(self.lost) else ""
-        if not len(self.scores):
-            self.say("no model", "No scores: none were given. Pass QualityHistogram(scores), [N], or nothing for the built-in demo.")
-        elif not len(self.where):
-            self.say("error", lost[2:].split(": left out")[0] + ": there is nothing left to count")
-        else:
-            part = self.parts.get(NONE)
-            chosen = f"; {sum(part[0]['counts']):,} selected, {self.below(part[0]):.0%} of them below" if part else ""
-            self.say("ready", f"{len(self.where):,} score{'s' * (len(self.where) != 1)}, "
-                              f"{self.below(self.groups[NONE][0]):.0%} below {self.threshold:.4g}{chosen}{lost}")

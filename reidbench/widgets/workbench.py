@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'STYLE', 'where_is', 'answering', 'moved', 'demo_people', 'pictures_in_a_folder', 'everybody', 'uploaded',
-           'searched', 'Parts', 'Linked', 'Headed', 'Workbench']
+           'searched', 'Parts', 'Linked', 'Headed', 'Built', 'Workbench']
 
 # %% ../../nbs/widgets/97_workbench.ipynb #e26ace6c
 import html
@@ -365,51 +365,9 @@ class Headed(Linked):
         self.ranked.model = name
         self.say(f"{name} answers: {'; '.join(model.said)}")
 
-# %% ../../nbs/widgets/97_workbench.ipynb #13ad0100
-class Workbench(Headed):
-    "Everything on one page, linked by one session."
-
-    def __init__(
-        self,
-        session=None,     # Session
-        benchmark=None,   # data.people.Benchmark; None: a dozen rendered people
-        models=None,      # a module, or name -> module or callable: images [N, 3, H, W] -> embeddings [N, D]; None: stripe colours, marked as a demo
-        adjusters=None,   # kind -> something with `adjust`, `score` and `bounds`; None: plain degradations, marked as a demo
-        attacks=None,     # name -> attack; None: four of the feature space
-        size=None,        # (height, width) that the models see; None: the first model's own `size`, else 128 x 64
-        runs=None,        # folder of trainings to watch; None: a demo's
-        command=None,     # what the training run's `start` starts
-        about=None,       # what exports say: name -> text
-    ):
-        super().__init__()
-        self.session, self.about, self.attacks_given, self.runs = session or Session(), dict(about or {}), attacks, (runs, command)
-        self.adjusters = {kind: frozen(a) if isinstance(a, nn.Module) else a for kind, a in (adjusters or {}).items()}
-        self.demo = models is None
-        self.given = {"stripes": stripes} if models is None else dict(models) if isinstance(models, dict) else {type(models).__name__: models}
-        self.size = tuple(size or getattr(next(iter(self.given.values())), "size", None) or (128, 64))
-        self.fill(demo_people() if benchmark is None else benchmark)
-
-    def fill(self, benchmark):
-        "Build the page for these people."
-        start = time.perf_counter()
-        models = {name: answering(model) for name, model in self.given.items()}
-        people = everybody(benchmark)
-        with ThreadPoolExecutor(1) as beside:  # the pictures are scored while they are embedded
-            scored = beside.submit(self.scores, people)
-            found = searched(models, benchmark, self.size, lambda line: self.say(line) if hasattr(self, "told") else None)
-            scores = scored.result()
-        for part in self.widgets.values():
-            if part is not self.run:
-                part.close()
-        self.benchmark, self.models, self.found, self.people = benchmark, models, found, people.assign(**scores)
-        self._pair = self._tried = self._pushed = None
-        self._narrowed = False
-        self.session.query, self.session.selected, self.session.model_name = 0, (), next(iter(models))
-        self.build()
-        self.children = (self.head(), self.body())
-        self.link()
-        self.pair()
-        self.say(f"ready in {time.perf_counter() - start:.1f} s")
+# %% ../../nbs/widgets/97_workbench.ipynb #c97built
+class Built(Headed):
+    "The widgets, made for these people and models."
 
     def build(self):
         "The widgets, with what each asks for."
@@ -422,8 +380,8 @@ class Workbench(Headed):
         self.slider = ScoreSlider(first, {k: moved(a.adjust) for k, a in adjusters.items()} or None,
                                   {k: moved(a.score) for k, a in adjusters.items()} or None, look,
                                   {k: tuple(a.bounds.tolist()) for k, a in adjusters.items()} or (0.0, 1.0), self.size, **common)
-        self.occlusion, self.activation = OcclusionView(query.path[0], first, look, size=self.size,
-                                                        **common), ActivationView(query.path[0], first, module, size=self.size, **common)
+        self.occlusion = OcclusionView(query.path[0], first, look, size=self.size, **common)
+        self.activation = ActivationView(query.path[0], first, module, size=self.size, **common)
         people, scored, row = self.people, bool(self.adjusters), {path: k for k, path in enumerate(self.people["path"])}
         self.asks = [row[path] for path in query.path]
         more = [q for q, at in enumerate(self.asks) if at >= len(gallery)]
@@ -471,3 +429,49 @@ class Workbench(Headed):
         self.places = {name: w.Box([part], layout=w.Layout(flex=PANELS[name], min_width="320px", max_width="100%", display="block"))
                        for name, part in parts.items() if part is not None}
         return w.Box(list(self.places.values()), layout=w.Layout(display="flex", flex_flow="row wrap", grid_gap="0 8px", width="100%"))
+
+# %% ../../nbs/widgets/97_workbench.ipynb #13ad0100
+class Workbench(Built):
+    "Everything on one page, linked by one session."
+
+    def __init__(
+        self,
+        session=None,     # Session
+        benchmark=None,   # data.people.Benchmark; None: a dozen rendered people
+        models=None,      # a module, or name -> module or callable: images [N, 3, H, W] -> embeddings [N, D]; None: stripe colours, marked as a demo
+        adjusters=None,   # kind -> something with `adjust`, `score` and `bounds`; None: plain degradations, marked as a demo
+        attacks=None,     # name -> attack; None: four of the feature space
+        size=None,        # (height, width) that the models see; None: the first model's own `size`, else 128 x 64
+        runs=None,        # folder of trainings to watch; None: a demo's
+        command=None,     # what the training run's `start` starts
+        about=None,       # what exports say: name -> text
+    ):
+        super().__init__()
+        self.session, self.about, self.attacks_given, self.runs = session or Session(), dict(about or {}), attacks, (runs, command)
+        self.adjusters = {kind: frozen(a) if isinstance(a, nn.Module) else a for kind, a in (adjusters or {}).items()}
+        self.demo = models is None
+        self.given = {"stripes": stripes} if models is None else dict(models) if isinstance(models, dict) else {type(models).__name__: models}
+        self.size = tuple(size or getattr(next(iter(self.given.values())), "size", None) or (128, 64))
+        self.fill(demo_people() if benchmark is None else benchmark)
+
+    def fill(self, benchmark):
+        "Build the page for these people."
+        start = time.perf_counter()
+        models = {name: answering(model) for name, model in self.given.items()}
+        people = everybody(benchmark)
+        with ThreadPoolExecutor(1) as beside:  # the pictures are scored while they are embedded
+            scored = beside.submit(self.scores, people)
+            found = searched(models, benchmark, self.size, lambda line: self.say(line) if hasattr(self, "told") else None)
+            scores = scored.result()
+        for part in self.widgets.values():
+            if part is not self.run:
+                part.close()
+        self.benchmark, self.models, self.found, self.people = benchmark, models, found, people.assign(**scores)
+        self._pair = self._tried = self._pushed = None
+        self._narrowed = False
+        self.session.query, self.session.selected, self.session.model_name = 0, (), next(iter(models))
+        self.build()
+        self.children = (self.head(), self.body())
+        self.link()
+        self.pair()
+        self.say(f"ready in {time.perf_counter() - start:.1f} s")
