@@ -64,7 +64,8 @@ def side_by_side(args):
         if precision in args.only.split(","):
             ours = IFGSM(**STEPS, batch=batch, precision=precision)
             a, b = ours(net, images, guides=guides), theirs(images, label)
-            line(f"torchattacks' loop, ours in {precision}", *pairs(lambda: ours(net, images, guides=guides), lambda: theirs(images, label), args.pairs), "" if args.quick else wanted)
+            line(f"torchattacks' loop, ours in {precision}", *pairs(lambda: ours(net, images, guides=guides), lambda: theirs(images, label), args.pairs),
+                 "" if args.quick else wanted)
             print(f"  pixels changed alike: {float(((a - images).sign() == (b - images).sign()).float().mean()):.1%}", flush=True)
 
 

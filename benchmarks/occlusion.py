@@ -112,7 +112,8 @@ def with_captum(args, parts, net, image, ours, half, positions, goals):
         if part in parts:
             a, b, ratio = pairs(mine, call, args.pairs, warm=True)
             line(f"captum, perturbations_per_eval {best}, its whole call of {visited} positions" + (", ours in bf16" if part == "bf16" else ""), a, b, ratio)
-            line(f"captum, its time for {positions} positions" + (", ours in bf16" if part == "bf16" else ""), a, b * share, ratio * share, goal if goals else "")
+            line(f"captum, its time for {positions} positions" + (", ours in bf16" if part == "bf16" else ""), a, b * share, ratio * share,
+                 goal if goals else "")
     if "bf16" in parts:
         full, rough = ours().p_occluded.flatten(), half().p_occluded.flatten()
         print(f"bf16 against float32, weights drawn: correlation of the maps {torch.corrcoef(torch.stack([full, rough]))[0, 1]:.4f} (of a trained net: nbs/explain/10_occlusion.ipynb)")

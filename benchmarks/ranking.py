@@ -26,7 +26,8 @@ from reidbench.metrics import ranking, reranking
 from reidbench.metrics.ranking import Distances, Embeddings, evaluate, evaluate_distances
 
 line = partial(line, width=102)
-SIZES = {"market": (3368, 13115, 2798, 751, 6), "msmt17": (11659, 82161, 0, 3060, 15), "quick": (300, 2500, 400, 120, 6)}  # queries, gallery, strangers, people, cameras
+# queries, gallery, strangers, people, cameras
+SIZES = {"market": (3368, 13115, 2798, 751, 6), "msmt17": (11659, 82161, 0, 3060, 15), "quick": (300, 2500, 400, 120, 6)}
 
 
 def embeddings(size, noise, width=2048, seed=0):
@@ -141,7 +142,8 @@ def bench_distances(size, n):
             ours, their_map = evaluate_distances(part, *its), float(np.mean(np.asarray(theirs(part, *its)[1])))
             assert abs(their_map - ours.mAP) < 1e-4, (name, their_map, ours.mAP)  # the Cython of the peers sums in float32
             goal = "at least 4.5x" if model == "bad model" else "at least 20x" if "torchreid" in name else "at least 8x"
-            line(f"distances given, {model} (mAP {100 * ours.mAP:.1f}), {n_queries:,} queries: {name}", *pairs(lambda: evaluate_distances(part, *its), lambda: theirs(part, *its), n), goal)
+            line(f"distances given, {model} (mAP {100 * ours.mAP:.1f}), {n_queries:,} queries: {name}",
+                 *pairs(lambda: evaluate_distances(part, *its), lambda: theirs(part, *its), n), goal)
 
 
 def bench_features(size, n):
@@ -149,11 +151,13 @@ def bench_features(size, n):
     ids = query.pid, gallery.pid, query.camid, gallery.camid
     evaluate(query, gallery)  # times the products once
     name, theirs = next(iter(peers().items()))
-    line(f"from features: {name}", *pairs(lambda: evaluate(query, gallery), lambda: theirs(torch_distances(query.values, gallery.values), *ids), n), "at least 3.5x")
+    line(f"from features: {name}", *pairs(lambda: evaluate(query, gallery), lambda: theirs(torch_distances(query.values, gallery.values), *ids), n),
+         "at least 3.5x")
     out, route = np.empty((len(query), len(gallery)), np.float32), ranking.fastest_product(query.values.shape[1])
     a, b, ratio = pairs(lambda: evaluate(query, gallery), lambda: ranking.PRODUCTS[route](query.values, gallery.values, out), n)
     print(f"{f'from features against the bare product of the chosen route ({route})':<102} {a:8.3f} s {b:8.3f} s {1 / ratio:7.2f}   at most 1.35")
-    print("bare products: " + ", ".join(f"{k} {min(seconds(lambda: p(query.values, gallery.values, out)) for _ in range(n)):.3f} s" for k, p in ranking.PRODUCTS.items()))
+    print("bare products: " + ", ".join(f"{k} {min(seconds(lambda: p(query.values, gallery.values, out)) for _ in range(n)):.3f} s"
+                                        for k, p in ranking.PRODUCTS.items()))
 
 
 def bench_rerank(size, n):
@@ -162,7 +166,8 @@ def bench_rerank(size, n):
         return print("re-ranking: fast-reid is not to be had, nothing to compare with")
     difference = np.abs(reranking.k_reciprocal(query, gallery) - peer_rerank(query, gallery))
     print(f"re-ranked distances: largest difference {difference.max():.2g}, share above 1e-4: {(difference > 1e-4).mean():.2g}")
-    line("re-ranking from features: fast-reid 1.4.0", *pairs(lambda: reranking.k_reciprocal(query, gallery), lambda: peer_rerank(query, gallery), n), "at least 7.5x")
+    line("re-ranking from features: fast-reid 1.4.0", *pairs(lambda: reranking.k_reciprocal(query, gallery), lambda: peer_rerank(query, gallery), n),
+         "at least 7.5x")
 
 
 # -- memory: each in its own process --------------------------------------------------------------------------------
@@ -181,14 +186,17 @@ def job(name, size):
 
 
 def bench_memory(sizes):
-    goals = {("market", "re-rank, whole table"): "at most a sixth of the peer's", ("msmt17", "evaluate"): "at most 2.2 GB", ("msmt17", "re-rank, scored in blocks"): "at most 6 GB"}
+    goals = {("market", "re-rank, whole table"): "at most a sixth of the peer's", ("msmt17", "evaluate"): "at most 2.2 GB",
+             ("msmt17", "re-rank, scored in blocks"): "at most 6 GB"}
     for size in sizes:
-        for name in ["embeddings alone", "evaluate", "re-rank, scored in blocks", "re-rank, whole table"] + (["evaluate, peer", "re-rank, peer"] if size != "msmt17" else []):
+        for name in ["embeddings alone", "evaluate", "re-rank, scored in blocks",
+                     "re-rank, whole table"] + (["evaluate, peer", "re-rank, peer"] if size != "msmt17" else []):
             r, wrong = alone(__file__, "--job", name, "--size", size)
             if wrong:
                 print(f"{size}, {name}: failed: {wrong}", flush=True)
                 continue
-            print(f"peak memory of the whole process, {size}, {name:<28} {r['gigabytes']:6.2f} GB {r['seconds']:8.1f} s  {goals.get((size, name), '')}", flush=True)
+            print(f"peak memory of the whole process, {size}, {name:<28} {r['gigabytes']:6.2f} GB {r['seconds']:8.1f} s  {goals.get((size, name), '')}",
+                  flush=True)
 
 
 def main():

@@ -291,7 +291,8 @@ def test_dice_do_not_depend_on_the_batch(four, mined):
 
 def test_defaults_are_the_papers():
     s = AOSSettings()
-    assert (s.strategy, s.area, s.stride, s.probability, s.epochs, s.k, s.lr, s.lr * s.head_lr, s.milestones, s.dropout) == ("sampling", 0.1, 10, 0.5, 60, 32, 0.01, 0.02, (25, 50), 0.6)
+    assert (s.strategy, s.area, s.stride, s.probability, s.epochs, s.k, s.lr, s.lr * s.head_lr, s.milestones,
+            s.dropout) == ("sampling", 0.1, 10, 0.5, 60, 32, 0.01, 0.02, (25, 50), 0.6)
     assert first_phase(s) == identification() and s.measured and not s.blurred
     cut = small(s)
     assert type(cut) is AOSSettings and (cut.backbone, cut.size, cut.erase, cut.pad, cut.strategy) == ("resnet18", (128, 64), 0.0, 0, "sampling")
@@ -313,7 +314,8 @@ def whole(four, tmp_path_factory):
 
 def test_what_a_run_leaves(whole, four):
     folder, run = whole
-    assert {p.name for p in folder.iterdir()} == {"baseline", "mining", "checkpoint", "training.json", "record.json", "model.safetensors", "events.jsonl", "preview.jpg"}
+    assert {p.name for p in folder.iterdir()} == {"baseline", "mining", "checkpoint", "training.json", "record.json", "model.safetensors", "events.jsonl",
+                                                  "preview.jpg"}
     kept = Record.load(folder / "record.json")
     assert kept.metrics == run.record.metrics and kept.name == "aos" and kept.settings["strategy"] == "sampling" and kept.surroundings["mining"]["images/s"] > 0
     assert same(load_identity(folder / "model.safetensors").state_dict(), weights(run)) and not run.model.training
@@ -403,7 +405,8 @@ def test_start_of_other_people_is_refused(four, whole, tmp_path):
         train(four, TINY, quiet=True, start=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("change", [dict(strategy="hard-1"), dict(strategy="no-adversary"), dict(measured=False, blurred=True), dict(area=0.2), dict(probability=1.0)])
+@pytest.mark.parametrize("change", [dict(strategy="hard-1"), dict(strategy="no-adversary"), dict(measured=False, blurred=True), dict(area=0.2),
+                                    dict(probability=1.0)])
 def test_settings_reach_the_training(four, whole, change):
     other = train(four, replace(TINY, **change), quiet=True, start=whole[0] / "baseline")
     assert not same(weights(other), weights(whole[1])) and np.isfinite(other.record.curves["loss"]).all()

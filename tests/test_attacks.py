@@ -38,12 +38,14 @@ WHO = torch.tensor([0, 0, 1, 1, 2])
 
 
 @settings(max_examples=25, deadline=None)
-@given(which=st.sampled_from(ALL), eps=st.integers(1, 40), part=st.floats(0.05, 1.0), iterations=st.integers(1, 4), low=st.floats(0, 0.6), seed=st.integers(0, 99), rounded=st.booleans())
+@given(which=st.sampled_from(ALL), eps=st.integers(1, 40), part=st.floats(0.05, 1.0), iterations=st.integers(1, 4), low=st.floats(0, 0.6),
+       seed=st.integers(0, 99), rounded=st.booleans())
 def test_the_box_and_the_range_hold(which, eps, part, iterations, low, seed, rounded):
     images = (pictures(seed=seed) * (1 - low) + low).clamp(0, 1)
     images[0, :, :4] = 0.0
     images[1, :, :4] = 1.0
-    out = which(eps=eps / 255, step=part * eps / 255, iterations=iterations, seed=seed, rounded=rounded)(Net(), images, pids=WHO, guides=pictures(seed=seed + 1))
+    out = which(eps=eps / 255, step=part * eps / 255, iterations=iterations, seed=seed,
+                rounded=rounded)(Net(), images, pids=WHO, guides=pictures(seed=seed + 1))
     assert out.shape == images.shape and out.dtype == images.dtype
     assert (out - images).abs().max() <= eps / 255 + 1e-6 or (rounded and (out - images).abs().max() <= max(eps, 0.5) / 255 + 1e-5)
     assert out.min() >= 0 and out.max() <= 1
@@ -108,7 +110,8 @@ def test_a_step_is_torchattacks_step():
 
 
 @pytest.mark.parametrize("knobs, words", [
-    (dict(eps=0), "above 0"), (dict(eps=-0.1), "above 0"), (dict(step=0), "above 0"), (dict(step=0.5), "at most eps"), (dict(iterations=0), "iterations"), (dict(eps=5), "eps"), (dict(precision="int8"), "precision"), (dict(draws=0), "draws"),
+    (dict(eps=0), "above 0"), (dict(eps=-0.1), "above 0"), (dict(step=0), "above 0"), (dict(step=0.5), "at most eps"), (dict(iterations=0), "iterations"),
+                                          (dict(eps=5), "eps"), (dict(precision="int8"), "precision"), (dict(draws=0), "draws"),
 ])
 def test_knobs_that_make_no_attack(knobs, words):
     with pytest.raises(ValueError, match=words):
@@ -278,7 +281,8 @@ def test_an_early_stop_asks_less(town):
     assert runs[True][0] < runs[False][0] and runs[True][1] <= runs[False][1] + 1.01 / len(town.query)
 
 
-@pytest.mark.parametrize("options, words", [(dict(side="both"), "side"), (dict(adaptive=True), "defence"), (dict(early_stop=True, side="gallery"), "early_stop")])
+@pytest.mark.parametrize("options, words", [(dict(side="both"), "side"), (dict(adaptive=True), "defence"),
+                                            (dict(early_stop=True, side="gallery"), "early_stop")])
 def test_searches_that_cannot_be(town, options, words):
     with pytest.raises(ValueError, match=words):
         attacked(town, Flat(), SMA(iterations=1), size=(32, 16), **options)
@@ -316,7 +320,8 @@ def test_a_generator_learns_goes_on_and_is_read_again(town, tmp_path):
     assert torch.allclose(out, DMR().load(tmp_path / "a" / "generator.safetensors")(net, images, pids=[1, 2, 3]), atol=1e-5)
     assert all(p.grad is None for p in net.parameters()) and {"class", "rank", "unlike", "critic", "generator"} <= set(whole.curves)
     for call, words in ((lambda: DMR()(None, images), "not learnt"), (lambda: DMR(eps=0), "eps"), (lambda: whole(None, images[..., :30]), "divisible by 4"),
-                        (lambda: DMR().fit(net, town, (62, 32)), "divisible by 4"), (lambda: misranking(torch.rand(2, 3), torch.rand(2, 3), torch.tensor([1, 1])), "one person")):
+                        (lambda: DMR().fit(net, town, (62, 32)), "divisible by 4"),
+                        (lambda: misranking(torch.rand(2, 3), torch.rand(2, 3), torch.tensor([1, 1])), "one person")):
         with pytest.raises(ValueError, match=words):
             call()
 
@@ -332,7 +337,8 @@ def test_a_generator_of_another_learning_is_not_taken_over(town, tmp_path, chang
     torch.manual_seed(0)
     net, another = (IdentityNet("resnet10", 8, last_stride=1) for _ in range(2))
     knobs = dict(width=4, critic_width=4, blocks=1, p=2, k=2, epochs=1)
-    learn = lambda folder, model=net, benchmark=town, **more: DMR(**{**knobs, **more}).fit(model, benchmark, (64, 32), tmp_path / folder, quiet=True).generator.state_dict()
+    learn = lambda folder, model=net, benchmark=town, **more: DMR(**{**knobs, **more}).fit(model, benchmark, (64, 32), tmp_path / folder,
+                                                                                           quiet=True).generator.state_dict()
     same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)
     first = learn("a")
     before = (tmp_path / "a" / "generator.safetensors").stat().st_mtime_ns

@@ -67,8 +67,12 @@ def test_a_severity_may_be_named(colours):
     assert list(named.figure().data[0].x) == [0, 2, 5]
 
 
-@pytest.mark.parametrize("call,says", [(lambda b: audit(colour, b, SIZE, kinds=("fog",)), "no degradation 'fog'"), (lambda b: audit(lambda images: pytest.fail("it was embedded"), b, SIZE, severities=("milde",)), "severity 'milde': give 1 to 5, or one of slight"), (lambda b: search(colour, b, SIZE, queries="many"), "'single' or 'multi'"),
-                                       (lambda b: search(colour, b, SIZE, condition=("blur", 9)), "severity 9"), (lambda b: search(colour, b, SIZE, protocol="marked"), "protocol")])
+@pytest.mark.parametrize("call,says", [(lambda b: audit(colour, b, SIZE, kinds=("fog",)), "no degradation 'fog'"),
+                                       (lambda b: audit(lambda images: pytest.fail("it was embedded"), b, SIZE, severities=("milde",)),
+                                        "severity 'milde': give 1 to 5, or one of slight"),
+                                       (lambda b: search(colour, b, SIZE, queries="many"), "'single' or 'multi'"),
+                                       (lambda b: search(colour, b, SIZE, condition=("blur", 9)), "severity 9"),
+                                       (lambda b: search(colour, b, SIZE, protocol="marked"), "protocol")])
 def test_bad_input_is_named(colours, call, says):
     with pytest.raises(ValueError, match=says):
         call(colours)

@@ -119,7 +119,8 @@ def test_a_set_by_its_owners_folder_name_is_that_folder_and_is_counted(tmp_path)
         market_tree(tmp_path / folder, people)
     with pytest.warns(UserWarning, match="market1501 is not the whole published set"):
         b = load("Market-1501-v15.09.15", root=tmp_path)
-    assert b.name == "market1501" and len(b.train) == 8 and b.fingerprint() == quiet("Market-1501-v15.09.15", root=tmp_path / "Market-1501-v15.09.15").fingerprint()
+    assert b.name == "market1501" and len(b.train) == 8 and b.fingerprint() == quiet("Market-1501-v15.09.15",
+                                                                                     root=tmp_path / "Market-1501-v15.09.15").fingerprint()
     assert len(quiet("market1501", root=tmp_path).train) == 12 and len(quiet(str(tmp_path / "Market-1501-v15.09.15"), root="elsewhere").train) == 8
     assert len(quiet("Market-1501", root=tmp_path).train) == 8  # the plain name in another writing: whichever of its folders comes first
     for name in ("market", "MSMT17_V1", str(tmp_path / "x/market1501")):  # another of its folders is not the one that was asked for
@@ -311,7 +312,8 @@ def test_cuhk03_from_torchreids_folders_without_the_mat_file(tmp_path):
             for k in ks:
                 draw(folder / f"images_labeled/1_{person:03d}_{view}_{k:02d}.png")
     row = lambda name, pid: [f"/somewhere/else/images_labeled/{name}.png", pid, 0]
-    split = {"train": [row(f"1_001_{v}", 0) for v in ("1_01", "1_02", "2_06", "2_07")], "query": [row("1_002_1_01", 0), row("1_002_2_06", 0)], "gallery": [row("1_002_1_02", 0), row("1_002_2_07", 0)]}
+    split = {"train": [row(f"1_001_{v}", 0) for v in ("1_01", "1_02", "2_06", "2_07")], "query": [row("1_002_1_01", 0), row("1_002_2_06", 0)],
+             "gallery": [row("1_002_1_02", 0), row("1_002_2_07", 0)]}
     (folder / "splits_new_labeled.json").write_text(json.dumps([split]))
     (folder / "splits_classic_labeled.json").write_text(json.dumps([split] * 20))
     b = quiet("cuhk03", root=tmp_path, boxes="labeled")
@@ -349,7 +351,8 @@ def test_cuhk03_unpacking_leaves_nothing_half_done(tmp_path, monkeypatch):
     assert len(quiet("cuhk03", root=tmp_path, protocol="classic").train) == 29
 
 
-@pytest.mark.parametrize("options", [dict(protocol="old"), dict(boxes="drawn"), dict(protocol="classic", split=20), dict(protocol="classic", split=-1), dict(protocol="classic", query_camera=3)])
+@pytest.mark.parametrize("options", [dict(protocol="old"), dict(boxes="drawn"), dict(protocol="classic", split=20), dict(protocol="classic", split=-1),
+                                     dict(protocol="classic", query_camera=3)])
 def test_cuhk03_wrong_options(tmp_path, options):
     draw(tmp_path / "cuhk03/images_detected/1_001_1_01.png")
     with pytest.raises(ValueError, match="give"):

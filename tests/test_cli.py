@@ -71,10 +71,12 @@ def test_another_street_says_how_to_replace_it_in_a_terminal(tmp_path):
     assert say(*build, "--seed", 1, "--train", 3, "--overwrite").exit_code == 0
     made = json.loads((tmp_path / "street/street.json").read_text())["arguments"]
     assert (made["identities"], made["seed"], made["images"], made["size"], made["train"]) == (4, 1, 2, [64, 32], 3)
-    assert all(f"error: --size: {wrong!r} is no list of whole numbers" in refused(*build, "--size", wrong) for wrong in ("big", "64.5x32", "")) and "give (height, width)" in refused(*build, "--size", "64")
+    assert all(f"error: --size: {wrong!r} is no list of whole numbers" in refused(*build, "--size", wrong)
+               for wrong in ("big", "64.5x32", "")) and "give (height, width)" in refused(*build, "--size", "64")
     checked = say("data", "check", "street", "--root", tmp_path)
     assert checked.exit_code == 0 and "4 people, seed 1" in checked.output
-    assert say("data", "check", "street", "--root", tmp_path, *(w for pair in ("identities=4", "images=2", "size=64x32", "train=3", "seed=1") for w in ("--set", pair))).exit_code == 0
+    assert say("data", "check", "street", "--root", tmp_path, *(w for pair in ("identities=4", "images=2", "size=64x32", "train=3", "seed=1")
+                                                                for w in ("--set", pair))).exit_code == 0
     assert refused("data", "check", "street", "--root", tmp_path, "--set", "identities=many").startswith("error: --set identities=many: ")
     assert "built with other arguments" in refused("data", "check", "street", "--root", tmp_path, "--set", "seed=2", "--set", "workers=1")
 
@@ -112,7 +114,8 @@ def test_none_where_it_means_something():
     from reidbench.methods.di_reid import DIREIDSettings
     from reidbench.methods.gaag import GAAGSettings
 
-    s = settings_from(BaselineSettings(device="cpu", processes=1, clip=2.0), [w for n in ("weights", "margin", "device", "processes", "clip") for w in (f"--{n}", "none")])
+    s = settings_from(BaselineSettings(device="cpu", processes=1, clip=2.0),
+                      [w for n in ("weights", "margin", "device", "processes", "clip") for w in (f"--{n}", "none")])
     assert (s.weights, s.margin, s.device, s.processes, s.clip) == (None,) * 5
     s = settings_from(GAAGSettings(), ["--strength", "none", "--low-cameras", "none", "--adjuster-clip", "none", "--widths", "narrow"])
     assert (s.strength, s.low_cameras, s.adjuster_clip) == (None, None, None) and s.widths == GAAGSettings(widths="narrow").widths != GAAGSettings().widths
@@ -126,11 +129,13 @@ def test_tuples_of_words_and_of_numbers():
     from reidbench.methods.msfl import MSFLSettings
 
     read = lambda kind, name, text: setting(kind, name, text)[1]
-    assert read(BaselineSettings, "trackers", "tensorboard") == ("tensorboard",) and read(BaselineSettings, "trackers", "tensorboardx, wandb") == ("tensorboardx", "wandb")
+    assert read(BaselineSettings, "trackers", "tensorboard") == ("tensorboard",) and read(BaselineSettings, "trackers",
+                                                                                          "tensorboardx, wandb") == ("tensorboardx", "wandb")
     assert read(MSFLSettings, "stages", "layer1,layer3") == ("layer1", "layer3") and read(BaselineSettings, "trackers", "max2x") == ("max2x",)
     assert read(BaselineSettings, "size", "128x64") == read(BaselineSettings, "size", "128 x 64") == read(BaselineSettings, "size", "128,64") == (128, 64) and read(BaselineSettings, "milestones", "") == ()
     assert read(GAAGSettings, "strength", "1.5,4") == (1.5, 4) and read(GAAGSettings, "reread-range", "-1.5,1e0") == (-1.5, 1.0) and read(GAAGSettings, "low-cameras", "3,6") == (3, 6)
-    for kind, name, text in ((BaselineSettings, "size", "big"), (BaselineSettings, "size", "128x"), (BaselineSettings, "milestones", "3,late"), (GAAGSettings, "low-cameras", "front")):
+    for kind, name, text in ((BaselineSettings, "size", "big"), (BaselineSettings, "size", "128x"), (BaselineSettings, "milestones", "3,late"),
+                             (GAAGSettings, "low-cameras", "front")):
         with pytest.raises(ValueError, match=f"--{name}: '{text}' is not a tuple"):
             setting(kind, name, text)
 
@@ -181,7 +186,8 @@ def test_the_state_of_a_study_renders_nothing(tmp_path):
 
 @pytest.mark.parametrize("typed,meant", [("--row", "--rows"), ("--bugdet", "--budget"), ("--onn", "--on"), ("--epoch", "--epochs"), ("--datta", "--data")])
 def test_a_mistyped_option_may_be_the_commands_own(tmp_path, typed, meant):
-    assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder", tmp_path, typed, "1")
+    assert f"no setting {typed}; did you mean {meant}?" in refused("study", "aos/table1", "--on", "street", "--state", "--root", tmp_path, "--folder",
+                                                                   tmp_path, typed, "1")
 
 
 def test_of_several_processes_the_first_tells(tmp_path, monkeypatch):

@@ -73,8 +73,10 @@ def test_wrong_images(kind, wrong):
         call(kind, wrong)
 
 
-@pytest.mark.parametrize("call, name", [(lambda x: dg.blur(x, math.inf), "sigma"), (lambda x: dg.gamma(x * 0, 1, gain=math.inf), "gain"), (lambda x: dg.gamma(x, [1, math.inf, 1]), "gamma"),
-                                        (lambda x: dg.noise(x, math.inf), "sigma"), (lambda x: dg.downsample(x, math.inf), "factor"), (lambda x: dg.motion_blur(x, 3, angle=-math.inf), "angle")])
+@pytest.mark.parametrize("call, name", [(lambda x: dg.blur(x, math.inf), "sigma"), (lambda x: dg.gamma(x * 0, 1, gain=math.inf), "gain"),
+                                        (lambda x: dg.gamma(x, [1, math.inf, 1]), "gamma"),
+                                        (lambda x: dg.noise(x, math.inf), "sigma"), (lambda x: dg.downsample(x, math.inf), "factor"),
+                                        (lambda x: dg.motion_blur(x, 3, angle=-math.inf), "angle")])
 def test_strengths_are_finite(call, name):
     with pytest.raises(ValueError, match=f"{name}: must be .*finite, got -?inf"):
         call(batch())
@@ -109,7 +111,8 @@ def test_blur_against_a_plain_loop(h, w, sigma):
     for c in range(3):
         for y in range(h):
             for x in range(w):
-                slow[c, y, x] = sum(a * b * float(images[0, c, mirrored(y + i, h), mirrored(x + j, w)]) for i, a in weights.items() for j, b in weights.items()) / total
+                slow[c, y, x] = sum(a * b * float(images[0, c, mirrored(y + i, h), mirrored(x + j, w)]) for i, a in weights.items()
+                                    for j, b in weights.items()) / total
     assert np.allclose(dg.blur(images, sigma)[0].numpy(), slow, atol=1e-10)
 
 
@@ -138,7 +141,8 @@ def test_motion_blur_against_a_plain_loop(length, angle):
     assert np.allclose(dg.motion_blur(images, length, angle)[0].numpy(), slow, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [lambda x: dg.downsample(x, 2), lambda x: dg.blur(x, 1.), lambda x: dg.motion_blur(x, 3, 20), lambda x: dg.gamma(x, .6, .9),
+@pytest.mark.parametrize("function", [lambda x: dg.downsample(x, 2), lambda x: dg.blur(x, 1.), lambda x: dg.motion_blur(x, 3, 20),
+                                      lambda x: dg.gamma(x, .6, .9),
                                       lambda x: dg.gamma(x, 2.), lambda x: dg.noise(x, .01, torch.Generator().manual_seed(0)),
                                       lambda x: dg.occlude(x, .3, torch.Generator().manual_seed(0))])
 def test_gradients(function):

@@ -119,7 +119,8 @@ def test_equal_degrees_have_no_label_and_no_pull():
 
 @pytest.mark.parametrize("a, b, gamma, margin, words", [
     ([1.0], [1.0, 2.0], 1, 1, r"\[N\] and \[N\]"), ([[1.0]], [[1.0]], 1, 1, r"\[N\] and \[N\]"), ([1.0], [1.0], 2, 1, "gamma: 1, 0 or -1"),
-    ([1.0, 2.0], [1.0, 2.0], [1.0], 1, "gamma"), ([1.0], [1.0], float("nan"), 1, "gamma"), ([1.0], [1.0], 1, -1, "margin"), ([1.0], [1.0], 1, float("nan"), "margin"),
+    ([1.0, 2.0], [1.0, 2.0], [1.0], 1, "gamma"), ([1.0], [1.0], float("nan"), 1, "gamma"), ([1.0], [1.0], 1, -1, "margin"),
+                                                        ([1.0], [1.0], 1, float("nan"), "margin"),
 ])
 def test_ranking_losses_bad_input(a, b, gamma, margin, words):
     with pytest.raises(ValueError, match=words):
@@ -145,7 +146,8 @@ def test_shares_run_from_nothing_to_the_worst(images, kind):
     assert shares(kind, torch.tensor([UNTOUCHED[kind], middle, worst])).tolist() == pytest.approx([0, 0.5, 1])
     whole = images.mean(1, keepdim=True).expand(-1, 3, -1, -1) if kind == "jpeg" else images  # the best JPEG still halves the resolution of colours
     assert torch.allclose(made_worse(whole, kind, UNTOUCHED[kind]), whole, atol=0.02 if kind == "jpeg" else 1e-6)
-    assert shares("resolution", torch.tensor([5.0]), (3, 5)).tolist() == [1] and shares("jpeg", torch.tensor([10.0, 55.0, 100.0]), (10, 100)).tolist() == pytest.approx([1, 0.5, 0])
+    assert shares("resolution", torch.tensor([5.0]), (3, 5)).tolist() == [1] and shares("jpeg", torch.tensor([10.0, 55.0, 100.0]),
+                                                                                        (10, 100)).tolist() == pytest.approx([1, 0.5, 0])
 
 
 @pytest.mark.parametrize("graded, doubtful", [(False, False), (True, False), (True, True)])
@@ -207,7 +209,8 @@ def test_totals():
 
 # ---- the DDGAN
 
-@pytest.mark.parametrize("options, width", [(dict(backbone="resnet50"), 1920), (dict(backbone="resnet18"), 480), (dict(backbone="resnet18", multi_scale=False), 256), (dict(backbone="resnet18", reduced=32), 32)])
+@pytest.mark.parametrize("options, width", [(dict(backbone="resnet50"), 1920), (dict(backbone="resnet18"), 480),
+                                            (dict(backbone="resnet18", multi_scale=False), 256), (dict(backbone="resnet18", reduced=32), 32)])
 def test_content_encoder(images, options, width):
     encoder = ContentPyramid(channels=8, **options).eval()
     content, vector = encoder(images)
@@ -299,7 +302,8 @@ def test_pairs_are_of_two_cameras_and_keyed(colours):
     i, k = (np.concatenate([r[:, n::2].ravel() for r in rows]) for n in (0, 1))
     assert (cameras[i] != cameras[k]).all() and np.array_equal(sampler.epoch(1), rows[1]) and not np.array_equal(rows[0], rows[1])
     assert set(rows[0][:, 0::2].ravel()) <= set(range(len(cameras)))
-    assert np.bincount(np.concatenate([sampler.epoch(0)[:, 0::2].ravel(), sampler.epoch(1)[:, 0::2].ravel()]), minlength=len(cameras)).max() <= 2  # everybody's turn comes
+    # everybody's turn comes
+    assert np.bincount(np.concatenate([sampler.epoch(0)[:, 0::2].ravel(), sampler.epoch(1)[:, 0::2].ravel()]), minlength=len(cameras)).max() <= 2
 
 
 def test_any_partner_is_never_the_picture_itself():
@@ -314,7 +318,8 @@ def test_known_low_cameras(colours):
 
 
 @pytest.mark.parametrize("cameras, options, words", [
-    ([3, 3, 3], {}, "all 3 training pictures are of one camera.*partner='any'"), ([1, 2], dict(low=(7,)), "low_cameras .7,."), ([1, 1], dict(low=(1,)), "low_cameras"),
+    ([3, 3, 3], {}, "all 3 training pictures are of one camera.*partner='any'"), ([1, 2], dict(low=(7,)), "low_cameras .7,."),
+                                                     ([1, 1], dict(low=(1,)), "low_cameras"),
     ([1], dict(partner="any"), "a pair needs two"),
 ])
 def test_sets_without_pairs(cameras, options, words):
@@ -432,10 +437,12 @@ def test_the_two_totals(colours, teacher, images):
         assert set(found) == set(by_hand)
         for name, value in by_hand.items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
-        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n]) for n, w in dict(invc=5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
+        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n])
+                                                                        for n, w in dict(invc=5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
         s.reconstructs = "code"
         more = stage.self_phase(net, m, x_i, x_j, torch.ones(2))
-        assert float(more["recon"] - found["recon"]) == pytest.approx(float(pixel(m.bb, x_j) + pixel(m.ab, x_j)), rel=1e-3) and all(torch.equal(more[k], v) for k, v in found.items() if k != "recon")
+        assert float(more["recon"] - found["recon"]) == pytest.approx(float(pixel(m.bb, x_j) + pixel(m.ab, x_j)),
+                                                                      rel=1e-3) and all(torch.equal(more[k], v) for k, v in found.items() if k != "recon")
         s.reconstructs, stage.alone = "paper", False
         m, labels = net.exchange(x_i, x_k), (torch.tensor([0, 3]), torch.tensor([1, 7]))
         found = stage.cross_phase(net, m, x_i, x_k, labels)
@@ -443,11 +450,13 @@ def test_the_two_totals(colours, teacher, images):
         entropy = lambda logits, y: -torch.log_softmax(logits, 1)[range(2), y].mean()
         by_hand = {"recon": pixel(m.aa, x_i) + pixel(m.bb, x_k), "real": log1(m.ab) + log1(m.ba),
                    "pre": (features(m.ab) - features(x_i)).abs().mean() + (features(m.ba) - features(x_k)).abs().mean(),
-                   "id": entropy(m.logits_a, labels[0]) + entropy(m.logits_b, labels[1]), "deg": hinge(degree(x_i), degree(m.ab), g) + hinge(degree(m.ba), degree(x_k), g)}
+                   "id": entropy(m.logits_a, labels[0]) + entropy(m.logits_b, labels[1]),
+                   "deg": hinge(degree(x_i), degree(m.ab), g) + hinge(degree(m.ba), degree(x_k), g)}
         assert set(found) == set(by_hand)
         for name, value in by_hand.items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
-        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n]) for n, w in dict(id=0.5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
+        assert float(total_loss(found, s.lambdas)) == pytest.approx(sum(w * float(by_hand[n])
+                                                                        for n, w in dict(id=0.5, recon=10, pre=1, real=1, deg=1).items()), rel=1e-3)
         s.reconstructs = "code"
         more = stage.cross_phase(net, m, x_i, x_k, labels)
         (c_ab, c_ba), (d_ab, d_ba) = ([f(x) for x in (m.ab, m.ba)] for f in (lambda x: net.content_encoder(x)[0], net.degradation_encoder))
@@ -482,8 +491,10 @@ def test_equation_13():
 
 
 @pytest.mark.parametrize("options, width", [
-    ({}, 480 + 512), (dict(attention=False), 480 + 512), (dict(use="invariant"), 480), (dict(use="sensitive"), 512), (dict(multi_scale=False), 256 + 512), (dict(cue="score"), 480 + 512),
-    (dict(search="neck"), 480 + 512), (dict(heads="fc512", search="neck"), 1024), (dict(heads="fc512", search="neck", use="invariant"), 512), (dict(reduced=24), 24 + 512), (dict(degree_scales=3), 480 + 512),
+    ({}, 480 + 512), (dict(attention=False), 480 + 512), (dict(use="invariant"), 480), (dict(use="sensitive"), 512), (dict(multi_scale=False), 256 + 512),
+                                            (dict(cue="score"), 480 + 512),
+    (dict(search="neck"), 480 + 512), (dict(heads="fc512", search="neck"), 1024), (dict(heads="fc512", search="neck", use="invariant"), 512),
+                                            (dict(reduced=24), 24 + 512), (dict(degree_scales=3), 480 + 512),
 ])
 def test_embeddings(images, options, width):
     torch.manual_seed(0)
@@ -632,11 +643,13 @@ def test_rows_share_what_they_have_in_common(colours, images, tmp_path, monkeypa
     runs = {row: train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages") for row in ("invariant-only", "full")}
     once = len(counted)
     alone = train(colours, quick(), tmp_path / "alone", True)
-    assert len(counted) == 2 * once and weights_hash(runs["full"].model) == weights_hash(runs["invariant-only"].model) == weights_hash(alone.model)  # what is searched with alone differs
+    # what is searched with alone differs
+    assert len(counted) == 2 * once and weights_hash(runs["full"].model) == weights_hash(runs["invariant-only"].model) == weights_hash(alone.model)
     for row, use in (("full", "both"), ("invariant-only", "invariant")):
         read, told = load_dfen(tmp_path / row / "model.safetensors"), Record.load(tmp_path / row / "record.json")
         assert read.config["use"] == runs[row].model.config["use"] == use and told.settings["ablation"] == row and told.metrics == runs[row].record.metrics
-        assert torch.equal(train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages").model.embed(images), read.embed(images)) and len(counted) == 2 * once
+        assert torch.equal(train(colours, quick(ablation=row), tmp_path / row, True, stages=tmp_path / "stages").model.embed(images),
+                           read.embed(images)) and len(counted) == 2 * once
     assert runs["full"].record.metrics == alone.record.metrics
     assert sorted(f.name.split("-")[0] for f in (tmp_path / "stages").iterdir()) == ["ddgan", "dfen", "identity"]
     train(colours, quick(ablation="no-multi-scale"), tmp_path / "other", True, stages=tmp_path / "stages")
@@ -698,7 +711,8 @@ def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):
     (dict(degradation="jpeg", strength=(10, 300)), "jpeg is at most 100"), (dict(degradation="occlude", strength=(0.1, 2)), "occlude is at most 1"),
     (dict(ablation="half"), "ablation is one of full"), (dict(degradation="rain"), "degradation is one of"), (dict(partner="friend"), "partner is one of"),
     (dict(supervision="some"), "supervision is one of"), (dict(supervision="ranking"), "belong together"), (dict(low_cameras=(3,)), "belong together"),
-    (dict(strength=(4, 2)), "lower one first"), (dict(strength=(1, 1)), "leave a picture as it is"), (dict(reconstructs="all"), "reconstructs is one of"), (dict(strength=(0.5, 2)), "factor between 1"), (dict(strength=(2, 200)), "shorter side, 128 pixels"),
+    (dict(strength=(4, 2)), "lower one first"), (dict(strength=(1, 1)), "leave a picture as it is"), (dict(reconstructs="all"), "reconstructs is one of"),
+                                            (dict(strength=(0.5, 2)), "factor between 1"), (dict(strength=(2, 200)), "shorter side, 128 pixels"),
     (dict(iterations=0), "at least 1"), (dict(pair_milestone=0), "pair_milestone"), (dict(recon=-1.0), "at least 0"), (dict(rank_margin=-1.0), "at least 0"),
     (dict(widths="wide"), "widths are"), (dict(epochs=-1), "epochs"),
 ])
@@ -709,7 +723,8 @@ def test_settings_that_cannot_be_trained(changes, words):
 
 def test_defaults_are_the_papers():
     s = DIREIDSettings()
-    assert (s.degradation, s.backbone, s.size, s.adversarial, s.shared, s.reduced, s.partner, s.supervision, s.printed) == ("resolution", "resnet50", (256, 128), "log", False, 0, "camera", "none", False)
+    assert (s.degradation, s.backbone, s.size, s.adversarial, s.shared, s.reduced, s.partner, s.supervision,
+            s.printed) == ("resolution", "resnet50", (256, 128), "log", False, 0, "camera", "none", False)
     assert s.lambdas == dict(invc=5, recon=10, pre=1, real=1, deg=1, id=0.5, inv=0.5, sen=0.5, both=1) and s.degree_scales == 3
     e = identity_settings(s)
     assert (e.neck, e.last_stride, e.pool, e.dropout, e.epochs) == ("fc512", 2, "max", 0.5, 60)

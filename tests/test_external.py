@@ -49,7 +49,8 @@ def written(path, net=NET, batch="batch", opset=17, size=SIZE, last=False, kind=
     shape = [batch, *size, 3] if last else [batch, 3, *size]
     more = [helper.make_tensor_value_info(f"more{k}", kind, shape) for k in range(inputs - 1)]
     out = ["batch", 6] if flat else ["batch", 6, 1, 1]
-    graph = helper.make_graph(nodes, "small", [helper.make_tensor_value_info("images", kind, shape), *more], [helper.make_tensor_value_info(o, kind, out) for o in outputs],
+    graph = helper.make_graph(nodes, "small", [helper.make_tensor_value_info("images", kind, shape), *more],
+                              [helper.make_tensor_value_info(o, kind, out) for o in outputs],
                               [numpy_helper.from_array(v.numpy(), k) for k, v in names.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     helper.set_model_props(model, props or {})
@@ -72,8 +73,10 @@ def close(a, b):
 
 # -- ONNX --------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("changes", [{}, dict(opset=9), dict(opset=12), dict(opset=20), dict(batch=1), dict(batch=4), dict(batch=8), dict(flat=False), dict(size=("h", "w"))],
-                         ids=["as usual", "old operators", "12", "newer operators", "one at a time", "four at a time", "eight at a time", "map of one pixel", "any size"])
+@pytest.mark.parametrize("changes", [{}, dict(opset=9), dict(opset=12), dict(opset=20), dict(batch=1), dict(batch=4), dict(batch=8), dict(flat=False),
+                                     dict(size=("h", "w"))],
+                         ids=["as usual", "old operators", "12", "newer operators", "one at a time", "four at a time", "eight at a time", "map of one pixel",
+                              "any size"])
 def test_an_onnx_file_is_the_network_it_was_made_of(tmp_path, changes):
     model = load(written(tmp_path / "net.onnx", **changes), **(dict(size=SIZE) if "size" in changes else {}))
     assert isinstance(model, nn.Module) and not model.training and model.size == SIZE and model.width == 6
@@ -171,9 +174,12 @@ def test_one_of_several_outputs(tmp_path):
 
 
 @pytest.mark.parametrize("changes,options,says", [
-    (dict(inputs=2), {}, r"has 2 inputs \(images, more0\)"), (dict(outputs=("features", "logits")), {}, "output= one of 'features', 'logits'"), (dict(outputs=("features", "logits")), dict(output="x"), "output= one of"),
-    ({}, dict(size=(64, 32)), "takes 48 x 24 pixels and no other"), ({}, dict(size=64), r"\(height, width\)"), ({}, dict(size=(0, 4)), r"\(height, width\)"), ({}, dict(mean=(124, 117, 104)), "divide by 255"),
-    ({}, dict(std=(0, 1, 1)), "above 0"), ({}, dict(weights="x.pth"), "has its weights in it"), ({}, dict(depth=3), "depth not known"), (dict(props={"mean": "grey"}), {}, "no lists of numbers")])
+    (dict(inputs=2), {}, r"has 2 inputs \(images, more0\)"), (dict(outputs=("features", "logits")), {}, "output= one of 'features', 'logits'"),
+                                                  (dict(outputs=("features", "logits")), dict(output="x"), "output= one of"),
+    ({}, dict(size=(64, 32)), "takes 48 x 24 pixels and no other"), ({}, dict(size=64), r"\(height, width\)"), ({}, dict(size=(0, 4)), r"\(height, width\)"),
+                                                  ({}, dict(mean=(124, 117, 104)), "divide by 255"),
+    ({}, dict(std=(0, 1, 1)), "above 0"), ({}, dict(weights="x.pth"), "has its weights in it"), ({}, dict(depth=3), "depth not known"),
+                                                  (dict(props={"mean": "grey"}), {}, "no lists of numbers")])
 def test_onnx_files_that_do_not_fit_are_named(tmp_path, changes, options, says):
     with pytest.raises(ValueError, match=says):
         load(written(tmp_path / "net.onnx", **changes), **options)
@@ -183,12 +189,14 @@ def test_odd_onnx_files_are_named(tmp_path):
     (tmp_path / "text.onnx").write_text("this is no model")
     with pytest.raises(ValueError, match="text.onnx: is no ONNX file"):
         load(tmp_path / "text.onnx")
-    graph = helper.make_graph([helper.make_node("Flatten", ["images"], ["out"])], "g", [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 3, 8, 8])],
+    graph = helper.make_graph([helper.make_node("Flatten", ["images"], ["out"])], "g",
+                              [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 3, 8, 8])],
                               [helper.make_tensor_value_info("out", TensorProto.UINT8, ["n", 192])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "bytes.onnx"))
     with pytest.raises(ValueError, match="bytes.onnx: takes .*export it so"):
         load(tmp_path / "bytes.onnx")
-    graph = helper.make_graph([helper.make_node("Giraffe", ["images"], ["out"], domain="zoo")], "g", [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 8, 8])],
+    graph = helper.make_graph([helper.make_node("Giraffe", ["images"], ["out"], domain="zoo")], "g",
+                              [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 8, 8])],
                               [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 192])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("zoo", 1)], ir_version=8), str(tmp_path / "zoo.onnx"))
     with pytest.raises(ValueError, match="zoo.onnx: cannot be made a torch module.*Giraffe"):
@@ -309,7 +317,8 @@ def test_functions_by_module_name_from_where_one_stands(mine, monkeypatch):
 
 
 @pytest.mark.parametrize("name,options,says", [
-    ("biuld", {}, "did you mean 'build'"), ("number", {}, "gives int"), ("pair", {}, "returns 2 things.*'logits', 'features'"), ("pair", dict(output="feature"), "no 'feature'"),
+    ("biuld", {}, "did you mean 'build'"), ("number", {}, "gives int"), ("pair", {}, "returns 2 things.*'logits', 'features'"),
+                                               ("pair", dict(output="feature"), "no 'feature'"),
     ("build", dict(channels=4, weights="net.pth"), "another shape")])
 def test_functions_that_do_not_fit_are_named(mine, name, options, says):
     options = {k: mine / v if k == "weights" else v for k, v in options.items()}
@@ -328,7 +337,8 @@ def test_missing_gradients_are_said(mine):
 
 
 @pytest.mark.parametrize("source,error,says", [
-    ("no/such.onnx", FileNotFoundError, "no model at"), ("no_such_module:build", ValueError, "no module 'no_such_module'"), ("no/such.py:build", FileNotFoundError, "no file at"), ("resnet5O", ValueError, "did you mean 'resnet50'"),
+    ("no/such.onnx", FileNotFoundError, "no model at"), ("no_such_module:build", ValueError, "no module 'no_such_module'"),
+                                               ("no/such.py:build", FileNotFoundError, "no file at"), ("resnet5O", ValueError, "did you mean 'resnet50'"),
     (".", FileNotFoundError, "without model.safetensors")])
 def test_sources_that_are_not_there_are_named(tmp_path, monkeypatch, source, error, says):
     monkeypatch.chdir(tmp_path)
@@ -338,7 +348,8 @@ def test_sources_that_are_not_there_are_named(tmp_path, monkeypatch, source, err
 
 # -- by name, ours, as they are ----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name,width", [("resnet18", 512), ("densenet121", 1024), ("mobilenet_v3_small", 1024), ("squeezenet1_1", 512), ("shufflenet_v2_x0_5", 1024)])
+@pytest.mark.parametrize("name,width", [("resnet18", 512), ("densenet121", 1024), ("mobilenet_v3_small", 1024), ("squeezenet1_1", 512),
+                                        ("shufflenet_v2_x0_5", 1024)])
 def test_a_torchvision_network_gives_what_its_last_layer_would_see(tmp_path, name, width):
     torch.manual_seed(0)
     net = torchvision.models.get_model(name, weights=None, num_classes=7).eval()
@@ -400,13 +411,15 @@ def test_a_method_without_a_module_is_not_advised(tmp_path, about):
     assert "reidbench.methods" not in str(found.value)
 
 
-@pytest.mark.parametrize("images,says", [(torch.full((1, 3, 8, 8), 200.0), "divide by 255"), (torch.zeros(3, 8, 8), r"\[N, 3, H, W\]"), (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "floats"), (torch.full((1, 3, 8, 8), float("nan")), "NaN")])
+@pytest.mark.parametrize("images,says", [(torch.full((1, 3, 8, 8), 200.0), "divide by 255"), (torch.zeros(3, 8, 8), r"\[N, 3, H, W\]"),
+                                         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "floats"), (torch.full((1, 3, 8, 8), float("nan")), "NaN")])
 def test_images_are_checked_at_the_door(images, says):
     with pytest.raises(ValueError, match=says):
         load(NET, size=SIZE)(images)
 
 
-@pytest.mark.parametrize("net,says", [(nn.Conv2d(3, 4, 3), "pool the map"), (nn.Linear(7, 3), "does not run on two pictures of 48 x 24"), (lambda x: x.mean(), "must return embeddings"), (lambda x: None, "returned NoneType"),
+@pytest.mark.parametrize("net,says", [(nn.Conv2d(3, 4, 3), "pool the map"), (nn.Linear(7, 3), "does not run on two pictures of 48 x 24"),
+                                      (lambda x: x.mean(), "must return embeddings"), (lambda x: None, "returned NoneType"),
                                       (lambda x: x.mean((2, 3)) / 0, "not finite")])
 def test_networks_that_do_not_fit_are_named(net, says):
     with pytest.raises(ValueError, match=says):

@@ -40,7 +40,8 @@ from reidbench.studies import tables
 from reidbench.train.loop import Interrupted
 
 SMALL = dict(channels=16, dim=16, hidden=16, encoder_width=8, content_width=4, blocks=2)
-TINY = dict(size=(64, 32), last_stride=1, widths=SMALL, batch=4, iterations=6, adjuster_lr=2e-3, attack_iterations=5, critic_scales=2, critic_width=4, p=4, k=2, epochs=2, generated=2, warmup=0,
+TINY = dict(size=(64, 32), last_stride=1, widths=SMALL, batch=4, iterations=6, adjuster_lr=2e-3, attack_iterations=5, critic_scales=2, critic_width=4, p=4,
+            k=2, epochs=2, generated=2, warmup=0,
             low_cameras=(0,), precision="no", generator_precision="no", device="cpu")
 
 
@@ -286,7 +287,8 @@ def test_shipped_adjusters_hold_their_figures(strangers, kind, root):
     assert (root / "data" / "weights" / f"{kind}.safetensors").stat().st_size <= 6e6 and weights_hash(net) == record.weights and not net.training
     assert record.details["command"] == f"python -m reidbench.methods.gaag {kind}" and len(record.details["appraised"]) == 3
     elsewhere = appraise(net, strangers, seed=5, limit=40)
-    for found, spearman, fidelity in (*((f, -0.9, 24) for f in record.details["appraised"]), (elsewhere, -0.9 if kind == "resolution" else -0.84, 23)):  # light, on 40 pictures: the goal less two standard errors, (1 - 0.9**2) / 40**0.5 each
+    # light, on 40 pictures: the goal less two standard errors, (1 - 0.9**2) / 40**0.5 each
+    for found, spearman, fidelity in (*((f, -0.9, 24) for f in record.details["appraised"]), (elsewhere, -0.9 if kind == "resolution" else -0.84, 23)):
         assert found["spearman"] <= spearman and found["auc"] >= 0.95 and found["rescore"] >= 0.9 and found["rescore rises"] >= 0.9 and found["visible rises"] >= 0.8 and found["psnr"] >= fidelity, found
 
 
@@ -332,7 +334,8 @@ def test_the_attacker_learns_from_pictures_as_stage_3_changes_them(colours, tmp_
 
 def test_ways_to_spoil():
     x = pictures(2, size=(128, 64))
-    assert torch.equal(spoil(x, "resolution", 3.0), degrade.downsample(x, 3.0)) and torch.equal(spoil(x, "blur", [4.0, 2.0]), degrade.blur(x, torch.tensor([2.0, 1.0])))
+    assert torch.equal(spoil(x, "resolution", 3.0), degrade.downsample(x, 3.0)) and torch.equal(spoil(x, "blur", [4.0, 2.0]),
+                                                                                                degrade.blur(x, torch.tensor([2.0, 1.0])))
     assert torch.equal(spoil(x, "illumination", 2.0, 0.8), degrade.gamma(x, 2.0, 0.8))
     half = RandomSpoil("resolution", (2.0, 2.0))(x, torch.tensor([[0.4, 0, 0], [0.6, 0, 0]]))
     assert torch.equal(half[0], degrade.downsample(x, 2.0)[0]) and torch.equal(half[1], x[1])
@@ -473,8 +476,10 @@ def test_misranking_gradient_and_bad_input():
     misranking_loss(same, original, pid, 0.3).backward()
     assert torch.isfinite(same.grad).all()
     e = torch.randn(4, 3)
-    for wrong, says in ((lambda: misranking_loss(e, e, [1, 1, 1, 1]), "one person"), (lambda: misranking_loss(e[:1], e[:1], [1]), "one person"), (lambda: misranking_loss(e, e[:3], [1, 2, 1, 2]), "takes"),
-                        (lambda: misranking_loss(e, e, [1, 2]), "takes"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], -1.0), "margin"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], float("nan")), "margin"),
+    for wrong, says in ((lambda: misranking_loss(e, e, [1, 1, 1, 1]), "one person"), (lambda: misranking_loss(e[:1], e[:1], [1]), "one person"),
+                        (lambda: misranking_loss(e, e[:3], [1, 2, 1, 2]), "takes"),
+                        (lambda: misranking_loss(e, e, [1, 2]), "takes"), (lambda: misranking_loss(e, e, [1, 2, 1, 2], -1.0), "margin"),
+                        (lambda: misranking_loss(e, e, [1, 2, 1, 2], float("nan")), "margin"),
                         (lambda: misranking_loss(e[:0], e[:0], []), "shows nobody")):
         with pytest.raises(ValueError, match=says):
             wrong()
@@ -500,7 +505,8 @@ def test_equations_13_and_14():
         found = attention_attack_loss([mine], [alike])
         found.backward()
         assert found.item() == pytest.approx(1e6) and mine.grad.abs().sum() == 0
-    for wrong, says in ((lambda: attention_map(torch.zeros(2, 3)), r"\[N, C, H, W\]"), (lambda: attention_attack_loss([], []), "same layers"), (lambda: attention_attack_loss([torch.zeros(1, 2, 3, 3)], []), "same layers")):
+    for wrong, says in ((lambda: attention_map(torch.zeros(2, 3)), r"\[N, C, H, W\]"), (lambda: attention_attack_loss([], []), "same layers"),
+                        (lambda: attention_attack_loss([torch.zeros(1, 2, 3, 3)], []), "same layers")):
         with pytest.raises(ValueError, match=says):
             wrong()
 
@@ -654,7 +660,8 @@ def test_equation_17_and_its_gradients():
         for j in range(3):
             hand = 2 * (made[i, j] - anchor[i]).detach() / 5 if j == far[i] else torch.zeros(4)
             assert torch.allclose(made.grad[i, j], hand, atol=1e-6)
-    for wrong in ((torch.zeros(2, 3), torch.zeros(2, 3)), (torch.zeros(2, 3), torch.zeros(2, 4, 5)), (torch.zeros(2, 3), torch.zeros(2, 0, 3)), (torch.zeros(0, 3), torch.zeros(0, 2, 3))):
+    for wrong in ((torch.zeros(2, 3), torch.zeros(2, 3)), (torch.zeros(2, 3), torch.zeros(2, 4, 5)), (torch.zeros(2, 3), torch.zeros(2, 0, 3)),
+                  (torch.zeros(0, 3), torch.zeros(0, 2, 3))):
         with pytest.raises(ValueError, match="self_centre_loss"):
             self_centre_loss(*wrong)
 
@@ -824,7 +831,8 @@ def test_clouds_can_be_held():
     assert short == pytest.approx(long, rel=1e-3) and short["self-centre"] <= 5 * 4
 
 
-@pytest.mark.parametrize("ablation,inside,drawn,made", [("full", False, 4, 5), ("full", True, 3, 4), ("naive", False, 4, 5), ("no-attack", False, 4, 4), ("no-augment", False, 0, 1), ("no-augment", True, 0, 1)])
+@pytest.mark.parametrize("ablation,inside,drawn,made", [("full", False, 4, 5), ("full", True, 3, 4), ("naive", False, 4, 5), ("no-attack", False, 4, 4),
+                                                        ("no-augment", False, 0, 1), ("no-augment", True, 0, 1)])
 def test_what_is_generated(adjuster, teacher, ablation, inside, drawn, made):
     attacker = Attacker(adjuster.cue.dim, adjuster.bounds.tolist())
     generation = Generation(tiny(ablation=ablation, generated=4, attack_in_generated=inside), adjuster, attacker, teacher)
@@ -878,10 +886,13 @@ def test_the_tables_rows_are_settings():
 
 
 @pytest.mark.parametrize("wrong,says", [
-    (dict(ablation="half"), "ablation"), (dict(degradation="rain"), "degradation"), (dict(strength=(4.0, 2.0)), "weakest"), (dict(strength=(0.5, 2.0)), "from 1 up"), (dict(strength=(2.0,)), "weakest"),
-    (dict(widths="wide"), "widths"), (dict(batch=0), "at least 1"), (dict(generated=0), "at least 1"), (dict(adjuster_lr=0.0), "above 0"), (dict(sc=-1.0), "at least 0"), (dict(w=float("nan")), "at least 0"),
+    (dict(ablation="half"), "ablation"), (dict(degradation="rain"), "degradation"), (dict(strength=(4.0, 2.0)), "weakest"),
+                                        (dict(strength=(0.5, 2.0)), "from 1 up"), (dict(strength=(2.0,)), "weakest"),
+    (dict(widths="wide"), "widths"), (dict(batch=0), "at least 1"), (dict(generated=0), "at least 1"), (dict(adjuster_lr=0.0), "above 0"),
+                                        (dict(sc=-1.0), "at least 0"), (dict(w=float("nan")), "at least 0"),
     (dict(gan_form="hinge"), "gan_form"), (dict(covariance="none"), "covariance"), (dict(generator_precision="int8"), "generator_precision"),
-    (dict(adjuster_schedule="linear"), "adjuster_schedule"), (dict(reread_range=(1.0, -1.0)), "reread_range"), (dict(along=-1.0), "at least 0"), (dict(graded=float("nan")), "at least 0"),
+    (dict(adjuster_schedule="linear"), "adjuster_schedule"), (dict(reread_range=(1.0, -1.0)), "reread_range"), (dict(along=-1.0), "at least 0"),
+                                        (dict(graded=float("nan")), "at least 0"),
 ])
 def test_wrong_settings_are_named(wrong, says):
     with pytest.raises(ValueError, match=says):
@@ -942,7 +953,8 @@ def test_finished_stages_are_read_and_other_settings_are_refused(colours, tmp_pa
     monkeypatch.setattr(GAAGTrainer, "step", None)
     again = train(colours, s, tmp_path, quiet=True)
     assert weights_hash(again.model) == weights_hash(first.model) and (tmp_path / "adjuster" / "adjuster.safetensors").stat().st_mtime_ns == written
-    assert train_adjuster(colours, replace(s, sc=1.0, epochs=9), tmp_path / "adjuster", quiet=True).record.seconds > 0  # later stages' settings are not this one's
+    # later stages' settings are not this one's
+    assert train_adjuster(colours, replace(s, sc=1.0, epochs=9), tmp_path / "adjuster", quiet=True).record.seconds > 0
     with pytest.raises(ValueError, match="adjuster_lr: 0.002 before, 0.1 now"):
         train_adjuster(colours, replace(s, adjuster_lr=0.1), tmp_path / "adjuster", quiet=True)
     with pytest.raises(ValueError, match="sc: 5.0 before, 1.0 now"):
@@ -977,7 +989,8 @@ def test_running_gaussians_take_doubles_and_lists(covariance):
 
 
 @pytest.mark.parametrize("change,says", [
-    (dict(p=1), "p must be at least 2"), (dict(ablation="naive", p=0, triplet=0.0), "p must be at least 2"), (dict(critic_scales=0), "critic_scales"), (dict(critic_width=0), "critic_width"),
+    (dict(p=1), "p must be at least 2"), (dict(ablation="naive", p=0, triplet=0.0), "p must be at least 2"), (dict(critic_scales=0), "critic_scales"),
+                                         (dict(critic_width=0), "critic_width"),
     (dict(attack_layers=()), "attack_layers"),
 ])
 def test_settings_that_stage_2_would_fail_with_are_refused(change, says):
@@ -1078,18 +1091,22 @@ def test_what_searches_has_length_1_and_comes_back_from_its_file(colours, tmp_pa
     with torch.no_grad():
         brought = external.load(tmp_path)
         assert not [said for said in brought.said if "no gradient" in said]
-        for net in (run.model, frozen(run.model), load_identity(tmp_path / "model.safetensors"), brought, train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True).model):
+        for net in (run.model, frozen(run.model), load_identity(tmp_path / "model.safetensors"), brought,
+                    train(colours, tiny(ablation="baseline", epochs=1), tmp_path, quiet=True).model):
             found = net.embed(images)
             assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5) and torch.allclose(found, run.model.embed(images), atol=1e-4) and torch.equal(net(images), found)
         raw = attacking.as_they_come(run.model).embed(images)
         assert run.model.unit and load_identity(tmp_path / "model.safetensors").config == run.model.config
-    assert not torch.allclose(raw.norm(dim=1), torch.ones(4), atol=0.05) and torch.allclose(torch.nn.functional.normalize(raw), run.model.embed(images), atol=1e-4)
+    assert not torch.allclose(raw.norm(dim=1), torch.ones(4), atol=0.05) and torch.allclose(torch.nn.functional.normalize(raw), run.model.embed(images),
+                                                                                            atol=1e-4)
 
 
 def test_a_baseline_of_ours_teaches_the_same_given_as_a_run_or_as_its_folder(colours, tmp_path, adjuster):
     "What searches has length 1, what the attacker is taught by has not: from memory as from the file, in `train` as in `train_attacker`."
     run = train(colours, tiny(ablation="baseline", epochs=1), tmp_path / "own", quiet=True)
-    made = [train(colours, tiny(epochs=1), tmp_path / name, quiet=True, start=start, adjuster=adjuster).record for name, start in (("run", run), ("folder", tmp_path / "own"))]
+    made = [train(colours, tiny(epochs=1), tmp_path / name, quiet=True, start=start, adjuster=adjuster).record
+            for name, start in (("run", run), ("folder", tmp_path / "own"))]
     assert made[0].curves == made[1].curves and run.model.unit
     stage, x = AttackTraining(colours, tiny(), adjuster, run.model), pictures()
-    assert torch.allclose(stage.teacher.embed(x), attacking.as_they_come(run.model).embed(x), rtol=1e-4, atol=1e-4) and run.model.unit and not stage.teacher.unit
+    assert torch.allclose(stage.teacher.embed(x), attacking.as_they_come(run.model).embed(x), rtol=1e-4,
+                          atol=1e-4) and run.model.unit and not stage.teacher.unit

@@ -90,7 +90,8 @@ def test_settings():
     assert JADSettings().chances == {"grey": 0.05, "fusion": 0.05, "auto": 0.05, "local": 0.10}
     assert code().chances == {"grey": 0.05, "grey fusion": 0.01, "sketch fusion": 0.01, "auto": 0.05, "local": 0.10}
     assert normal().epochs == 60 and JADSettings(adversarial="GOAT").k == 4
-    for bad, words in ((dict(adversarial="FGSM"), "adversarial"), (dict(adversary="FGSM"), "adversary"), (dict(grey=0.9, augment=0.9), "at most 1"), (dict(step=0.5), "at most eps"), (dict(scheme="x"), "scheme")):
+    for bad, words in ((dict(adversarial="FGSM"), "adversarial"), (dict(adversary="FGSM"), "adversary"), (dict(grey=0.9, augment=0.9), "at most 1"),
+                       (dict(step=0.5), "at most eps"), (dict(scheme="x"), "scheme")):
         with pytest.raises(ValueError, match=words):
             JADSettings(**bad)
 
@@ -105,7 +106,8 @@ TINY = dict(size=(64, 32), last_stride=1, precision="no", dropout=0.0, epochs=1,
 
 def test_goat_attacks_what_it_learns_from(town, monkeypatch):
     seen = {}
-    trainer = JADTrainer(town, small(JADSettings(adversarial="GOAT", k=8, grey=0, channel_fusion=0, augment=0, local_homogeneous=0), **{k: v for k, v in TINY.items() if k != "k"}), quiet=True)
+    trainer = JADTrainer(town, small(JADSettings(adversarial="GOAT", k=8, grey=0, channel_fusion=0, augment=0, local_homogeneous=0),
+                                     **{k: v for k, v in TINY.items() if k != "k"}), quiet=True)
     real = JADTrainer.attacked
 
     def spy(self, loop, batch):

@@ -35,7 +35,8 @@ def test_promised_names(name):
 
 
 @pytest.mark.parametrize("values, meaning", [
-    (pd.Series([2, None, 1], dtype="Int64"), ["1", "2", "not known"]), ([True, False, True], ["False", "True"]), ([3, "3", 2], ["2", "3", "3"]), ([], []), ([None, None], ["not known"]),
+    (pd.Series([2, None, 1], dtype="Int64"), ["1", "2", "not known"]), ([True, False, True], ["False", "True"]), ([3, "3", 2], ["2", "3", "3"]), ([], []),
+                                             ([None, None], ["not known"]),
 ])
 def test_names_of_a_column(values, meaning):
     found, codes = coded("kind", pd.Series(values, dtype=getattr(values, "dtype", object)))
@@ -112,7 +113,8 @@ def test_models_follow_the_session():
 
 
 @pytest.mark.parametrize("made", [
-    lambda f, p: DegradationMap(torch.from_numpy(f), p), lambda f, p: DegradationMap(Embeddings(f.astype(np.float32), p.pid, p.camid)), lambda f, p: DegradationMap(pd.DataFrame(f), p),
+    lambda f, p: DegradationMap(torch.from_numpy(f), p), lambda f, p: DegradationMap(Embeddings(f.astype(np.float32), p.pid, p.camid)),
+                                  lambda f, p: DegradationMap(pd.DataFrame(f), p),
     lambda f, p: DegradationMap(positions=project(f, "pca"), people=p), lambda f, p: DegradationMap(positions=f[:, :2].tolist(), people=p),
 ], ids=["tensor", "Embeddings", "DataFrame", "Projection", "list"])
 def test_what_it_takes(made):
@@ -149,7 +151,8 @@ def test_pictures_come_once_and_broken_ones_are_named(tmp_path):
 
 def test_twin_keeps_the_selection_and_says_what_it_shows():
     count = 60_000
-    chart = DegradationMap(positions=cloud(count), people=pd.DataFrame(dict(pid=np.arange(count) % 900, camid=np.arange(count) % 6, kind=["x"] * count, score=np.linspace(0, 1, count)))).wait()
+    chart = DegradationMap(positions=cloud(count), people=pd.DataFrame(dict(pid=np.arange(count) % 900, camid=np.arange(count) % 6, kind=["x"] * count,
+                                                                            score=np.linspace(0, 1, count)))).wait()
     chart.selected = tuple(range(500, 1500))
     html = chart.static_html()
     values = held(html)
@@ -178,7 +181,8 @@ def test_a_mask_of_another_length_is_refused():
 
 def test_columns_that_are_no_names():
     "Boxes, paths and frames of a person table are not offered to colour or to split by."
-    table = pd.DataFrame(dict(path=[f"{k}.png" for k in range(90)], pid=np.arange(90) % 45, box=[[k, 0, 5, 9] for k in range(90)], frame=range(90), view=["back", "front", "side"] * 30, gamma=np.linspace(1, 2, 90)))
+    table = pd.DataFrame(dict(path=[f"{k}.png" for k in range(90)], pid=np.arange(90) % 45, box=[[k, 0, 5, 9] for k in range(90)], frame=range(90),
+                              view=["back", "front", "side"] * 30, gamma=np.linspace(1, 2, 90)))
     chart, histogram = DegradationMap(positions=cloud(90), people=table, images=crops(90)).wait(), QualityHistogram(np.arange(90), table)
     assert [c["name"] for c in chart.columns] == ["pid", "view", "gamma"] and histogram.splits == ["nothing", "pid", "view"]
     assert "positions hold NaN" in DegradationMap(positions=[[0, 1], [np.nan, 2]]).status

@@ -111,8 +111,10 @@ def test_a_vanishing_gradient_is_no_trouble():
 
 
 @pytest.mark.parametrize("call,says", [
-    (lambda loss, f: gradient_penalty(loss, f, q=3), "1, 2 or inf"), (lambda loss, f: gradient_penalty(loss, [f, torch.rand(2, 2)]), "features 1 of 2 are not part"),
-    (lambda loss, f: gradient_penalty(loss, torch.rand(2, 2, requires_grad=True)), "not part of the loss's graph"), (lambda loss, f: gradient_penalty(f, f), "scalar loss"),
+    (lambda loss, f: gradient_penalty(loss, f, q=3), "1, 2 or inf"), (lambda loss, f: gradient_penalty(loss, [f, torch.rand(2, 2)]),
+                                                                      "features 1 of 2 are not part"),
+    (lambda loss, f: gradient_penalty(loss, torch.rand(2, 2, requires_grad=True)), "not part of the loss's graph"),
+                                       (lambda loss, f: gradient_penalty(f, f), "scalar loss"),
     (lambda loss, f: gradient_penalty(loss, []), "at least one"), (lambda loss, f: gradient_penalty(loss * math.inf, f), "not finite")])
 def test_bad_penalties_are_named(call, says):
     f = torch.rand(2, 3, requires_grad=True)
@@ -120,7 +122,8 @@ def test_bad_penalties_are_named(call, says):
         call((f**2).mean(), f)
 
 
-@pytest.mark.parametrize("wrong,says", [(dict(penalty=-1.0), "lambda"), (dict(penalty=math.nan), "lambda"), (dict(q=3), "1, 2 or inf"), (dict(mode="fast"), "mode one of"), (dict(mode="gated", squared=True), "not its square")])
+@pytest.mark.parametrize("wrong,says", [(dict(penalty=-1.0), "lambda"), (dict(penalty=math.nan), "lambda"), (dict(q=3), "1, 2 or inf"),
+                                        (dict(mode="fast"), "mode one of"), (dict(mode="gated", squared=True), "not its square")])
 def test_bad_settings_are_named(wrong, says):
     with pytest.raises(ValueError, match=says):
         MSFLSettings(**wrong)
@@ -171,7 +174,8 @@ def test_without_lateral_the_shallow_maps_do_not_enter():
     assert list(net.lateral) == ["layer4"] and maps["layer1"].shape[-2:] == seen["layer1"].shape[-2:]
 
 
-@pytest.mark.parametrize("wrong,says", [(dict(levels=()), "levels"), (dict(levels=(3, 2)), "levels"), (dict(levels=(0, 1)), "levels"), (dict(blocks=(1, 2)), "blocks"), (dict(kernel=2), "kernel")])
+@pytest.mark.parametrize("wrong,says", [(dict(levels=()), "levels"), (dict(levels=(3, 2)), "levels"), (dict(levels=(0, 1)), "levels"),
+                                        (dict(blocks=(1, 2)), "blocks"), (dict(kernel=2), "kernel")])
 def test_bad_pyramids_are_named(wrong, says):
     with pytest.raises(ValueError, match=says):
         PyramidNet(**{"backbone": "resnet18", "num_classes": 3, **wrong})
@@ -188,7 +192,8 @@ def settings(**changes):
     return msfl.small(MSFLSettings(), **{**QUICK, **changes})
 
 
-@pytest.mark.parametrize("changes", [{}, dict(penalty=1e-2), dict(penalty=1e-2, stages=("input",), q=1), dict(penalty=1e-2, regulariser="adversarial"), dict(penalty=1e-2, mode="gated"), dict(penalty=1e-2, squared=True, precision="bf16")],
+@pytest.mark.parametrize("changes", [{}, dict(penalty=1e-2), dict(penalty=1e-2, stages=("input",), q=1), dict(penalty=1e-2, regulariser="adversarial"),
+                                     dict(penalty=1e-2, mode="gated"), dict(penalty=1e-2, squared=True, precision="bf16")],
                          ids=["pyramid", "auto", "input l1", "adversarial", "gated", "squared under bf16"])
 def test_every_way_of_training_runs_and_is_recorded(colours, changes):
     run = msfl.train(colours, settings(**changes), quiet=True)
@@ -266,7 +271,8 @@ def test_resumed_is_unbroken(colours, tmp_path):
 
 def test_defaults_are_the_papers():
     s = MSFLSettings()
-    assert (s.p, s.k, s.size, s.resize_crop, s.lr, s.milestones, s.epochs, s.smoothing, s.last_stride, s.embedding, s.levels, s.blocks, s.stages, s.q) == (16, 4, (256, 128), 1.125, 3.5e-4, (40, 70), 120, 0.0, 2, 512, (1, 2, 3, 4), (3, 2, 1, 0), ("layer1", "layer2"), 2.0)
+    assert (s.p, s.k, s.size, s.resize_crop, s.lr, s.milestones, s.epochs, s.smoothing, s.last_stride, s.embedding, s.levels, s.blocks, s.stages,
+            s.q) == (16, 4, (256, 128), 1.125, 3.5e-4, (40, 70), 120, 0.0, 2, 512, (1, 2, 3, 4), (3, 2, 1, 0), ("layer1", "layer2"), 2.0)
     assert {f.name for f in fields(s)} >= set(FIELDS["msfl"]) - {"pyramid"}
 
 

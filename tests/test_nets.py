@@ -153,7 +153,8 @@ def test_empty_splits_are_named(colours):
 
     for split in ("query", "gallery"):
         with pytest.raises(ValueError, match=f"{split} split is empty"):
-            retrieve(IdentityNet("resnet18", 2), Benchmark("x", colours.train, **{"query": colours.query, "gallery": colours.gallery, split: colours.query[:0]}), (64, 32))
+            retrieve(IdentityNet("resnet18", 2), Benchmark("x", colours.train,
+                                                           **{"query": colours.query, "gallery": colours.gallery, split: colours.query[:0]}), (64, 32))
 
 
 def test_nan_embeddings_are_an_error(colours):
@@ -293,7 +294,8 @@ def test_frozen_where_a_convolution_is_called_twice(second):
     assert ((plain - folded).norm() / plain.norm()).item() < 1e-5
 
 
-@pytest.mark.parametrize("throw", [lambda: torch.rand(1), random.random, lambda: np.random.rand(), lambda: 1 if random.random() < 0.5 else -1], ids=["torch", "python", "numpy", "coin"])
+@pytest.mark.parametrize("throw", [lambda: torch.rand(1), random.random, lambda: np.random.rand(), lambda: 1 if random.random() < 0.5 else -1],
+                         ids=["torch", "python", "numpy", "coin"])
 def test_frozen_goes_on_throwing_dice(throw):
     net, before = with_statistics(Dice(throw)), random.getstate()
     fast = frozen(net)

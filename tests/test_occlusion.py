@@ -66,7 +66,8 @@ def outputs(runner, images, corners, side, fill):
 
 # -- the mask ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("height,width,area,stride,side,rows,cols", [
-    (256, 128, 0.1, 10, 57, 20, 8), (128, 64, 0.1, 10, 28, 11, 4), (384, 128, 0.1, 10, 70, 32, 6), (160, 64, 0.05, 7, 22, 20, 7), (224, 224, 0.2, 16, 100, 8, 8),
+    (256, 128, 0.1, 10, 57, 20, 8), (128, 64, 0.1, 10, 28, 11, 4), (384, 128, 0.1, 10, 70, 32, 6), (160, 64, 0.05, 7, 22, 20, 7),
+                                                                     (224, 224, 0.2, 16, 100, 8, 8),
     (64, 32, 0.49, 3, 31, 12, 1), (32, 32, 0.99, 1, 31, 2, 2), (256, 128, 0.025, (20, 5), 28, 12, 21)])
 def test_positions(height, width, area, stride, side, rows, cols):
     assert mask_side(height, width, area) == side == int(math.sqrt(area * height * width))
@@ -124,7 +125,8 @@ def test_similarity_against_a_loop(method):
         centres = net.embed(other)
     wanted = by_loop(lambda x, n: (net.embed(x)[0] * centres[n]).sum() / net.embed(x)[0].norm() / centres[n].norm(), images, 14, (12, 12), IMAGENET_MEAN)
     one = by_loop(lambda x, n: torch.cosine_similarity(net.embed(x)[0], centres[0], 0), images, 14, (12, 12), IMAGENET_MEAN)
-    for reference, right in ((other, wanted), (centres, wanted), (centres.numpy(), wanted), (other[0], one), (other[:1], one), (centres[0], one), (centres[:1], one)):
+    for reference, right in ((other, wanted), (centres, wanted), (centres.numpy(), wanted), (other[0], one), (other[:1], one), (centres[0], one),
+                             (centres[:1], one)):
         found = sensitivity(net, images, reference=reference, stride=12, method=method)
         assert torch.allclose(found.p_occluded, right, atol=2e-5) and found.score == "similarity"
 
@@ -179,7 +181,8 @@ def test_tiles_are_a_convolution(out, n, height, width):
     torch.manual_seed(0)
     conv = fold(nn.Conv2d(130, out, 3, padding=1))
     tiled = Tiled(conv)
-    assert Tiled.fits(conv) and not any(Tiled.fits(fold(nn.Conv2d(*shape))) for shape in ((128, 128, 3, 2, 1), (128, 128, 1), (64, 128, 3, 1, 1), (128, 128, 3, 1, 0)))
+    assert Tiled.fits(conv) and not any(Tiled.fits(fold(nn.Conv2d(*shape)))
+                                        for shape in ((128, 128, 3, 2, 1), (128, 128, 1), (64, 128, 3, 1, 1), (128, 128, 3, 1, 0)))
     x = torch.randn(n, 130, height, width).relu()
     with torch.no_grad():
         for padded in (True, False) if min(height, width) > 2 else (True,):
@@ -199,9 +202,12 @@ def test_odd_corners():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: resnet("resnet18"), lambda: nn.Sequential(Normalize(), resnet("resnet18")), lambda: nn.Sequential(nn.Identity(), Normalize(), resnet("resnet18"), nn.Dropout(0.5), nn.Linear(5, 4)),
-    lambda: nn.Sequential(build("resnet18"), GlobalPool("max"), nn.Linear(512, 4)), lambda: nn.Sequential(nn.Sequential(Normalize(), resnet("resnet18")), nn.Linear(5, 3)),
-    lambda: IdentityNet("resnet18", 4, neck="fc512", pool="max", dropout=0.3), lambda: IdentityNet("resnet18", 4, neck="plain", last_stride=2), lambda: frozen(IdentityNet("resnet18", 4)),
+    lambda: resnet("resnet18"), lambda: nn.Sequential(Normalize(), resnet("resnet18")),
+                                  lambda: nn.Sequential(nn.Identity(), Normalize(), resnet("resnet18"), nn.Dropout(0.5), nn.Linear(5, 4)),
+    lambda: nn.Sequential(build("resnet18"), GlobalPool("max"), nn.Linear(512, 4)),
+                                  lambda: nn.Sequential(nn.Sequential(Normalize(), resnet("resnet18")), nn.Linear(5, 3)),
+    lambda: IdentityNet("resnet18", 4, neck="fc512", pool="max", dropout=0.3), lambda: IdentityNet("resnet18", 4, neck="plain", last_stride=2),
+                                  lambda: frozen(IdentityNet("resnet18", 4)),
     lambda: frozen(resnet("resnet18")), lambda: torchvision.models.resnext50_32x4d(num_classes=3)])
 def test_models_that_fit(make):
     net = shaken(make())
@@ -234,8 +240,10 @@ def spreading():
     return net
 
 
-@pytest.mark.parametrize("make", [lambda: IdentityNet("resnet18_ibn_a", 4), lambda: IdentityNet("densenet121", 4), lambda: Doubled(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3),
-                                  spreading, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), GlobalPool()), lambda: nn.Sequential(nn.InstanceNorm2d(3), resnet("resnet18"))])
+@pytest.mark.parametrize("make", [lambda: IdentityNet("resnet18_ibn_a", 4), lambda: IdentityNet("densenet121", 4),
+                                  lambda: Doubled(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3),
+                                  spreading, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), GlobalPool()),
+                                  lambda: nn.Sequential(nn.InstanceNorm2d(3), resnet("resnet18"))])
 def test_models_that_do_not_fit_run_plainly(make):
     net = shaken(make())
     images = torch.rand(1, 3, 64, 64)
@@ -372,7 +380,8 @@ def test_retrieval_against_a_loop():
 def test_retrieval_refuses():
     net, images, gallery = search()
     one = Embeddings(gallery.values[:4], [1, 1, 1, -1], [2] * 4)
-    for wrong, said in ((dict(gallery=one), "one identity"), (dict(gallery=gallery.values), "Embeddings"), (dict(pid=[1]), "pid"), (dict(camid=[1, 2]), "camid"),
+    for wrong, said in ((dict(gallery=one), "one identity"), (dict(gallery=gallery.values), "Embeddings"), (dict(pid=[1]), "pid"),
+                        (dict(camid=[1, 2]), "camid"),
                         (dict(pid=[1, 2, 77]), "query 2 has no valid match"), (dict(area=2), "area"), (dict(model=lambda x: x), "embeddings")):
         with pytest.raises(ValueError, match=said):
             retrieval_sensitivity(**{**dict(model=net, images=images, pid=[1, 2, 3], camid=[1, 1, 1], gallery=gallery, stride=30), **wrong})
@@ -390,13 +399,17 @@ def test_identity_centres():
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("wrong,said", [
-    (dict(area=0), "area"), (dict(area=1), "area"), (dict(area=-0.1), "area"), (dict(area=float("nan")), "area"), (dict(area=0.7), "larger than the image"), (dict(area=1e-5), "smaller than a pixel"),
+    (dict(area=0), "area"), (dict(area=1), "area"), (dict(area=-0.1), "area"), (dict(area=float("nan")), "area"), (dict(area=0.7), "larger than the image"),
+                                        (dict(area=1e-5), "smaller than a pixel"),
     (dict(stride=0), "stride"), (dict(stride=-3), "stride"), (dict(stride=2.5), "stride"), (dict(stride=(3, 0)), "stride"), (dict(stride=(1, 2, 3)), "stride"),
     (dict(fill=1.5), "fill"), (dict(fill=(0.1, 0.2)), "fill"), (dict(fill=float("nan")), "fill"),
-    (dict(labels=None), "either labels"), (dict(reference=torch.rand(8)), "either labels"), (dict(labels=[0, 1]), "labels"), (dict(labels=[0.5]), "labels"), (dict(labels=[7]), "labels"),
-    (dict(labels=[-1]), "labels"), (dict(batch=0), "batch"), (dict(precision="int8"), "precision"), (dict(method="fast"), "method"), (dict(model=3), "callable"),
+    (dict(labels=None), "either labels"), (dict(reference=torch.rand(8)), "either labels"), (dict(labels=[0, 1]), "labels"), (dict(labels=[0.5]), "labels"),
+                                        (dict(labels=[7]), "labels"),
+    (dict(labels=[-1]), "labels"), (dict(batch=0), "batch"), (dict(precision="int8"), "precision"), (dict(method="fast"), "method"),
+                                        (dict(model=3), "callable"),
     (dict(images=torch.rand(3, 64, 32)), "images"), (dict(images=torch.rand(0, 3, 64, 32)), "none"), (dict(images=255 * torch.rand(1, 3, 64, 32)), "255"),
-    (dict(model=lambda x: x.mean((1, 2, 3))), "logits"), (dict(model=lambda x: x), "logits"), (dict(model=lambda x: x.mean((2, 3))[:1].expand(9, -1)), "logits"), (dict(model=lambda x: [1]), "logits"),
+    (dict(model=lambda x: x.mean((1, 2, 3))), "logits"), (dict(model=lambda x: x), "logits"),
+                                        (dict(model=lambda x: x.mean((2, 3))[:1].expand(9, -1)), "logits"), (dict(model=lambda x: [1]), "logits"),
     (dict(model=lambda x: x.mean((2, 3)) * math.nan), "NaN"), (dict(model=lambda x: x.mean((2, 3))[:, :1]), "one class"),
     (dict(labels=None, reference=torch.rand(5)), "reference has 5"), (dict(labels=None, reference=torch.rand(4, 3)), "4 references"),
     (dict(labels=None, reference=torch.full((3,), math.nan)), "NaN"), (dict(labels=None, reference=torch.rand(2, 3, 3, 64, 32)), "reference"),

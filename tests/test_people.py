@@ -144,7 +144,8 @@ def noise(*shape):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (13, 5)])
-@pytest.mark.parametrize("mode,suffix", [("RGB", "png"), ("L", "png"), ("1", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("RGB", "bmp"),
+@pytest.mark.parametrize("mode,suffix", [("RGB", "png"), ("L", "png"), ("1", "png"), ("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "jpg"),
+                                         ("RGB", "bmp"),
                                          ("CMYK", "tif"), ("RGB", "webp"), ("I;16", "png"), ("F", "tif"), ("YCbCr", "jpg"), ("P", "gif"), ("LAB", "tif")])
 def test_every_mode_becomes_uint8_rgb(tmp_path, size, mode, suffix):
     source = Image.fromarray(noise(size[1], size[0], 3))

@@ -177,7 +177,8 @@ def test_half_precision_and_bfloat16_embeddings():
     ids = rng.integers(1, 5, 10), rng.integers(1, 5, 60)
     for cast in (lambda x: torch.from_numpy(x).half(), lambda x: torch.from_numpy(x).bfloat16(), lambda x: x.astype(np.float16)):
         rounded = [np.asarray(torch.as_tensor(cast(x)).float()) for x in (Q, G)]
-        agree(evaluate(Embeddings(cast(Q), ids[0]), Embeddings(cast(G), ids[1])), slow(((rounded[0][:, None].astype(np.float64) - rounded[1][None]) ** 2).sum(-1), *ids))
+        agree(evaluate(Embeddings(cast(Q), ids[0]), Embeddings(cast(G), ids[1])),
+              slow(((rounded[0][:, None].astype(np.float64) - rounded[1][None]) ** 2).sum(-1), *ids))
 
 
 def test_nothing_of_the_callers_is_changed():
@@ -320,7 +321,8 @@ def test_single_shot_is_seeded_and_blind_to_chunks():
     gallery = Embeddings(rng.standard_normal((80, 8)), np.tile(np.arange(-1, 7), 10), np.repeat([1, 2], 40))
     a = single_shot(query, gallery, draws=20, seed=4)
     assert np.array_equal(a.cmc, single_shot(query, gallery, draws=20, seed=4, chunk=7).cmc) and not np.array_equal(a.cmc, single_shot(query, gallery, draws=20, seed=5).cmc)
-    assert a.missing == 9 and set(a.spread) == {"mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"} and a.spread["Rank-1"] > 0  # people 7, 8, 9 are not there
+    # people 7, 8, 9 are not there
+    assert a.missing == 9 and set(a.spread) == {"mAP", "mINP", "Rank-1", "Rank-5", "Rank-10", "Rank-20"} and a.spread["Rank-1"] > 0
     assert np.isclose(a.mAP, np.nanmean(a.ap)) and np.isclose(a.cmc[0], np.nanmean(a.rank1))
     with pytest.raises(ValueError, match="draws is 0"):
         single_shot(query, gallery, draws=0)
@@ -461,7 +463,8 @@ def test_bad_embeddings_name_the_rows():
         evaluate(good, np.ones((3, 2)))
 
 
-@pytest.mark.parametrize("pid,said", [([1, 2.5, 3], "row 1 .*2.5"), ([1, 2, np.nan], "row 2 .*nan"), (["a", "b", "c"], "row 0 .*'a'"), ([1, 2], r"expected \[3\]"), ([[1], [2], [3]], r"expected \[3\]")])
+@pytest.mark.parametrize("pid,said", [([1, 2.5, 3], "row 1 .*2.5"), ([1, 2, np.nan], "row 2 .*nan"), (["a", "b", "c"], "row 0 .*'a'"),
+                                      ([1, 2], r"expected \[3\]"), ([[1], [2], [3]], r"expected \[3\]")])
 def test_identities_that_are_no_whole_numbers(pid, said):
     with pytest.raises(ValueError, match="pid.*" + said):
         Embeddings(np.ones((3, 2)), pid)
@@ -471,7 +474,8 @@ def test_identities_that_are_no_whole_numbers(pid, said):
 
 def test_ids_of_any_kind():
     import pandas as pd
-    for pid in ([1, 2, 3], np.array([1.0, 2.0, 3.0]), torch.tensor([1, 2, 3]), pd.Series([1, 2, 3], index=[4, 5, 6]), np.array([1, 2, 3], np.uint8), np.array([1, 2, 3], object)):
+    for pid in ([1, 2, 3], np.array([1.0, 2.0, 3.0]), torch.tensor([1, 2, 3]), pd.Series([1, 2, 3], index=[4, 5, 6]), np.array([1, 2, 3], np.uint8),
+                np.array([1, 2, 3], object)):
         assert Embeddings(np.ones((3, 2)), pid).pid.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match=r"values has shape \[3\]"):
         Embeddings([1.0, 2.0, 3.0], [1, 2, 3])

@@ -73,7 +73,8 @@ def test_read_by_the_benchmark_reader_with_its_truth(town):
 
 
 def test_same_bytes_with_any_number_of_processes_and_in_a_larger_town(town, truth, tmp_path):
-    sums = {n: json.loads((street.build(tmp_path / str(n), identities=24, images=2, workers=n, progress=False) / "street.json").read_text())["checksum"] for n in (1, 3)}
+    sums = {n: json.loads((street.build(tmp_path / str(n), identities=24, images=2, workers=n, progress=False) / "street.json").read_text())["checksum"]
+            for n in (1, 3)}
     assert len(set(sums.values())) == 1
     for path in (tmp_path / "1" / "street").glob("*/*.jpg"):
         assert path.read_bytes() == (town / path.parent.name / path.name).read_bytes()
@@ -109,7 +110,8 @@ def test_scale_is_what_was_done(index):
     low, _, truth = street.shoot(0, 3, 6, index, cameras=quiet(6, noise=0.))
     full, _, _ = street.shoot(0, 3, 6, index, cameras=quiet(6, noise=0., scale=(1, 1)))
     full = torch.from_numpy(full).permute(2, 0, 1)[None]
-    error = {s: float((degrade.downsample(full, 1 / s)[0].permute(1, 2, 0) - torch.from_numpy(low)).abs().mean()) for s in (truth["scale"], truth["scale"] * 1.5, truth["scale"] / 1.5)}
+    error = {s: float((degrade.downsample(full, 1 / s)[0].permute(1, 2, 0) - torch.from_numpy(low)).abs().mean())
+             for s in (truth["scale"], truth["scale"] * 1.5, truth["scale"] / 1.5)}
     assert error[truth["scale"]] < .004 and min(error, key=error.get) == truth["scale"]
 
 
@@ -247,7 +249,8 @@ def test_other_sizes_cameras_and_shares(tmp_path):
     assert street.build(tmp_path, identities=6, images=2, size=(96, 40), train=2, cameras=cameras, progress=False) == folder
 
 
-@pytest.mark.parametrize("wrong, says", [({"identities": 1}, "identities"), ({"images": 1}, "images"), ({"seed": -1}, "seed"), ({"size": (8, 4)}, "size"), ({"size": (128,)}, "size"),
+@pytest.mark.parametrize("wrong, says", [({"identities": 1}, "identities"), ({"images": 1}, "images"), ({"seed": -1}, "seed"), ({"size": (8, 4)}, "size"),
+                                         ({"size": (128,)}, "size"),
                                          ({"train": 4}, "train"), ({"train": 0}, "train"), ({"cameras": street.CAMERAS[:1]}, "cameras"),
                                          ({"cameras": street.CAMERAS[:1] * 2}, "cameras"), ({"cameras": quiet(1, scenes=("moon",))}, "moon")])
 def test_wrong_arguments(tmp_path, wrong, says):

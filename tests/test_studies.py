@@ -33,8 +33,10 @@ QUICK = dict(epochs=2, p=0, triplet=0.0, k=8, size=(64, 32), warmup=0, precision
 
 def rows(*choices, method="identification", data=TINY):
     "A table with one row a choice."
-    cells = [Cell("own/table", name, "Tiny", m, Figure(note="ours"), "reidbench", (Run("own/table", name, method, tuple(choice.items()), data, data),)) for name, choice in choices for m in ("Rank-1", "mAP")]
-    return Table("own/table", "A table of our own", tuple(n for n, _ in choices), (("Tiny", "Rank-1"), ("Tiny", "mAP")), tuple(cells), ((choices[1][0], choices[0][0]),) if len(choices) > 1 else ())
+    cells = [Cell("own/table", name, "Tiny", m, Figure(note="ours"), "reidbench", (Run("own/table", name, method, tuple(choice.items()), data, data),))
+             for name, choice in choices for m in ("Rank-1", "mAP")]
+    return Table("own/table", "A table of our own", tuple(n for n, _ in choices), (("Tiny", "Rank-1"), ("Tiny", "mAP")), tuple(cells),
+                 ((choices[1][0], choices[0][0]),) if len(choices) > 1 else ())
 
 
 TWO = (("low", {"dropout": 0.1}), ("high", {"dropout": 0.5}))
@@ -163,7 +165,8 @@ def test_searches_share_attacked_pictures(sets, tmp_path, monkeypatch):
     from reidbench.attacks.feature import SMA
 
     run, (cell, *_) = rows(*TWO[:1]).cells[0].run, rows(*TWO[:1]).cells
-    runs = {"bare": {}, "scaled": dict(defence=tables.CS), "re-ranked": dict(rerank=True), "known": dict(defence=tables.CS, attack=replace(tables.SMA, adaptive=True))}
+    runs = {"bare": {}, "scaled": dict(defence=tables.CS), "re-ranked": dict(rerank=True),
+            "known": dict(defence=tables.CS, attack=replace(tables.SMA, adaptive=True))}
     cells = tuple(replace(cell, row=name, runs=(replace(run, **{"row": name, "attack": tables.SMA, **change}),)) for name, change in runs.items())
     made, attack = [], SMA.attack
     monkeypatch.setattr(SMA, "attack", lambda self, *rest: made.append(1) or attack(self, *rest))
@@ -212,13 +215,15 @@ def instant(monkeypatch):
             if settings.kind == "bad":
                 raise RuntimeError("it diverged")
             write_whole(Path(folder) / "model.safetensors", save({}))
-            Record(name, settings=runner.what(settings), data={"fingerprint": benchmark.fingerprint()}, weights=f"{name} {settings.kind} {len(trainings)}").save(Path(folder) / "record.json")
+            Record(name, settings=runner.what(settings), data={"fingerprint": benchmark.fingerprint()},
+                   weights=f"{name} {settings.kind} {len(trainings)}").save(Path(folder) / "record.json")
 
         module.train = train if name == "first" else lambda benchmark, settings, folder, quiet, start: train(benchmark, settings, folder, quiet, start=start)
         return module
 
     def found(run, job, folder, training, root, kept=None):
-        return runner._record(run, job, training.settings, {}, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": run.test.load(root).fingerprint()}, weights=training.weights)
+        return runner._record(run, job, training.settings, {}, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": run.test.load(root).fingerprint()},
+                              weights=training.weights)
 
     for name in ("follower", "first"):
         monkeypatch.setitem(sys.modules, name, method(name))
@@ -342,7 +347,8 @@ def test_a_source_comes_before_whoever_needs_it(instant, sets, tmp_path):
     assert len(jobs) == 6 and all(places[need] < places[job.key] for job in jobs for need in job.needs) and max(len(job.needs) for job in jobs) == 1
     (own,), _ = runner.plan((Run("t", "own", "identification", (("backbone", "resnet50"),), TINY, TINY, attack=noise),), (0,), Budget("paper"))
     assert own.sources == (("resnet50", own.key),) and own.needs == ()
-    each = [Run("t", mine, "identification", (("backbone", mine),), TINY, TINY, attack=tables.Tool("SMA", source=other)) for mine, other in (("resnet50", "densenet121"), ("densenet121", "resnet50"))]
+    each = [Run("t", mine, "identification", (("backbone", mine),), TINY, TINY, attack=tables.Tool("SMA", source=other))
+            for mine, other in (("resnet50", "densenet121"), ("densenet121", "resnet50"))]
     with pytest.raises(ValueError, match="waits for the other's model .*two tables"):
         runner.plan(each, (0,), Budget("paper"))
 
@@ -377,7 +383,8 @@ def test_of_two_records_of_a_cell_the_newer_counts(instant, sets, tmp_path):
         replace(Record.load(file), created=created, metrics={"Rank-1": ap, "mAP": ap}).save(file.with_name(name))
     with pytest.warns(UserWarning) as told:
         assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]
-    assert sorted(str(w.message) for w in told) == [f"left out: {file.with_name(name)}: {file} is a newer record of the same cell" for name in ("a-copy.json", "z-copy.json")]
+    assert sorted(str(w.message) for w in told) == [f"left out: {file.with_name(name)}: {file} is a newer record of the same cell"
+                                                    for name in ("a-copy.json", "z-copy.json")]
     papers = Papers(tmp_path / "records", places={"here": Place(budget="small")})
     found, files = papers.read(made.budget)
     assert found[made.runs[0].work][0].metrics["mAP"] == 0.25 and files[made.runs[0].work, 0] == file and len(papers.broken) == 2
@@ -386,7 +393,8 @@ def test_of_two_records_of_a_cell_the_newer_counts(instant, sets, tmp_path):
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):
-    cells = tuple(replace(cell, runs=(replace(cell.run, rerank=rerank),), group=f"{cell.group} {rerank}") for cell in rows(*AB, ("bad", {"kind": "bad"}), method="follower").cells for rerank in (False, True))
+    cells = tuple(replace(cell, runs=(replace(cell.run, rerank=rerank),), group=f"{cell.group} {rerank}")
+                  for cell in rows(*AB, ("bad", {"kind": "bad"}), method="follower").cells for rerank in (False, True))
     several = replace(rows(*AB, method="follower"), cells=cells)
     pair(sets, tmp_path, table=several, rows=["a"]).run(quiet=True)
     capsys.readouterr()
@@ -396,7 +404,8 @@ def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, cap
     pair(sets, tmp_path, table=several, rows=["b"]).run(quiet=True)  # another run
     report.look()
     said = capsys.readouterr().err.splitlines()
-    assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)" for n, how in ((3, "plain"), (4, "re-ranked"))]
+    assert [re.sub(r"^\[[\d:]+\] ", "", line) for line in said] == [f"own/table:     b, Tiny, {how}, seed 0: Rank-1 50.0, mAP 25.0 ({n} of 6)"
+                                                                    for n, how in ((3, "plain"), (4, "re-ranked"))]
     report.since, report.last = time.time(), time.time() + 3000  # one of two jobs took 50 minutes
     assert report.where() == f"4 of 6 cells done, expected end {runner._clock(report.since + 6000)}"
     report.last = report.since + 86400
@@ -411,7 +420,8 @@ def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, cap
 
 def test_records_are_reported_as_they_are_saved(instant, sets, tmp_path, capsys, monkeypatch):
     "Not when the job is over; and where all cells of a job are done, its training may still be to do."
-    whole = replace(rows(*AB, method="first"), cells=tuple(replace(c, runs=(replace(c.run, rerank=rerank),), group=f"{rerank}") for c in rows(("a", {}), method="first").cells[:1] for rerank in (False, True)))
+    whole = replace(rows(*AB, method="first"), cells=tuple(replace(c, runs=(replace(c.run, rerank=rerank),), group=f"{rerank}")
+                                                           for c in rows(("a", {}), method="first").cells[:1] for rerank in (False, True)))
     found, said = runner.found, []
     monkeypatch.setattr(runner, "found", lambda *rest: said.append(capsys.readouterr().err) or found(*rest))
     made = pair(sets, tmp_path, table=whole)
@@ -436,8 +446,11 @@ def test_a_missing_set_is_said_and_the_others_go_on(sets, tmp_path):
     assert "withdrawn" in made._repr_html_()
 
 
-@pytest.mark.parametrize("error,said", [(OSError("Unable to open file (file signature not found)"), "Nowhere cannot be read: OSError: Unable to open"), (ImportError("no h5py"), "Nowhere cannot be read: ImportError: no h5py"),
-                                        (FileExistsError("built with other arguments\nsee there"), "Nowhere cannot be read: FileExistsError: built with other arguments"), (KeyError(), "Nowhere cannot be read: KeyError"),
+@pytest.mark.parametrize("error,said", [(OSError("Unable to open file (file signature not found)"), "Nowhere cannot be read: OSError: Unable to open"),
+                                        (ImportError("no h5py"), "Nowhere cannot be read: ImportError: no h5py"),
+                                        (FileExistsError("built with other arguments\nsee there"),
+                                         "Nowhere cannot be read: FileExistsError: built with other arguments"),
+                                        (KeyError(), "Nowhere cannot be read: KeyError"),
                                         (ValueError(""), "Nowhere cannot be read: ValueError")], ids=lambda e: type(e).__name__)
 def test_a_set_that_cannot_be_read_is_said_and_the_others_go_on(instant, sets, tmp_path, monkeypatch, error, said):
     load = DataSet.load
@@ -480,7 +493,8 @@ def test_a_failure_never_takes_figures_away(instant, sets, tmp_path, capsys):
     assert made.run(quiet=True).states()["state"].tolist() == ["done"] and list((tmp_path / "records").rglob("*.json")) == [file]
 
 
-@pytest.mark.parametrize("file,content", [("record.json", '{"name": "t", "sett'), ("model.safetensors", "x" * 50), ("model.safetensors", save({"w": torch.zeros(9)})[:-1])], ids=["record", "model", "model cut short"])
+@pytest.mark.parametrize("file,content", [("record.json", '{"name": "t", "sett'), ("model.safetensors", "x" * 50),
+                                          ("model.safetensors", save({"w": torch.zeros(9)})[:-1])], ids=["record", "model", "model cut short"])
 def test_a_damaged_training_is_trained_again(instant, sets, tmp_path, file, content):
     made = pair(sets, tmp_path, table=rows(("a", {"kind": "a"}), method="first")).run(quiet=True)
     write_whole(tmp_path / "trainings" / made.jobs[0].key / file, content)
@@ -548,7 +562,8 @@ def follower(monkeypatch):
 
 def test_rows_share_the_model_they_start_from(follower, sets, tmp_path):
     trainings, _ = follower
-    made = study(sets, tmp_path, table=rows(("a", {"kind": "a"}), ("b", {"kind": "b"}), ("bad", {"kind": "bad"}), method="follower"), changes={}, seeds=2).run(quiet=True)
+    made = study(sets, tmp_path, table=rows(("a", {"kind": "a"}), ("b", {"kind": "b"}), ("bad", {"kind": "bad"}), method="follower"), changes={},
+                 seeds=2).run(quiet=True)
     assert sorted(trainings) == sorted((k, s) for s in (0, 1) for k in ("first", "a", "b", "bad"))
     assert made.states().groupby("row")["state"].unique().map(list).to_dict() == {"a": ["done"], "b": ["done"], "bad": ["failed"]}
     starts = {job.seed: Record.load(made.folder / "trainings" / job.key / "record.json").weights for job in made.jobs if job.run.method == "first"}
@@ -560,8 +575,10 @@ def test_rows_share_the_model_they_start_from(follower, sets, tmp_path):
 
 def test_rows_share_the_stages_before_their_last(sets, tmp_path):
     "DI-REID's rows: one identity network, one DDGAN and, where rows differ in the search alone, one DFEN; each row has a file of its own."
-    changes = dict(epochs=1, identity_epochs=1, p=4, k=2, size=(64, 32), iterations=2, part=2, pairs=2, precision="no", device="cpu", widths=dict(dim=8, encoder_width=4, channels=8, hidden=8, blocks=1, critic=2))
-    made = study(sets, tmp_path, table=rows(("whole", {"ablation": "full"}), ("half", {"ablation": "invariant-only"}), method="di_reid"), changes=changes, seeds=1).run(quiet=True)
+    changes = dict(epochs=1, identity_epochs=1, p=4, k=2, size=(64, 32), iterations=2, part=2, pairs=2, precision="no", device="cpu",
+                   widths=dict(dim=8, encoder_width=4, channels=8, hidden=8, blocks=1, critic=2))
+    made = study(sets, tmp_path, table=rows(("whole", {"ablation": "full"}), ("half", {"ablation": "invariant-only"}), method="di_reid"), changes=changes,
+                 seeds=1).run(quiet=True)
     assert made.states()["state"].tolist() == ["done", "done"], made.states()["why"].tolist()
     assert sorted(f.name.split("-")[0] for f in (tmp_path / "trainings" / "stages").iterdir()) == ["ddgan", "dfen", "identity"] and len(list((tmp_path / "trainings").glob("di-reid-*"))) == 2
 
@@ -606,7 +623,8 @@ class _Grown(_Settings):
 def test_a_later_setting_makes_another_training_in_both_directions(tmp_path, before, now):
     from reidbench.methods.baseline import same_training
 
-    trainer = lambda further: types.SimpleNamespace(folder=tmp_path, settings=_Grown(further=further), about=lambda: {"settings": runner.plain(runner.settings_of(_Grown(further=further)))})
+    trainer = lambda further: types.SimpleNamespace(folder=tmp_path, settings=_Grown(further=further),
+                                                    about=lambda: {"settings": runner.plain(runner.settings_of(_Grown(further=further)))})
     (tmp_path / "checkpoint").mkdir()
     same_training(trainer(before))
     write_whole(tmp_path / "checkpoint" / "state.json", "{}")
@@ -621,7 +639,8 @@ def test_a_later_setting_makes_another_training_in_both_directions(tmp_path, bef
 
 def test_settings_that_a_record_does_not_know_do_not_count():
     told = runner.what(_Grown())
-    assert "further" not in told and runner.agrees(Record("x", {k: v for k, v in told.items() if k != "p"}), _Grown(p=4)) and runner.agrees(Record("x", {**told, "gone since": 1}), _Grown())
+    assert "further" not in told and runner.agrees(Record("x", {k: v for k, v in told.items() if k != "p"}),
+                                                   _Grown(p=4)) and runner.agrees(Record("x", {**told, "gone since": 1}), _Grown())
 
 
 def test_changed_pictures_are_another_cell(sets, tmp_path):
@@ -639,7 +658,9 @@ def test_a_seed_is_no_setting(sets, tmp_path, budget):
         Study(rows(*TWO), root=sets, folder=tmp_path, budget=budget, changes={"seed": 5})
 
 
-@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"), (dict(rows=[]), "rows: give at least one"), (dict(rows=[""]), "rows: give at least one"), (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
+@pytest.mark.parametrize("wrong,said", [(dict(seeds=()), "at least one"), (dict(rows=["lov"]), "did you mean 'low'"),
+                                        (dict(rows=[]), "rows: give at least one"), (dict(rows=[""]), "rows: give at least one"),
+                                        (dict(budget="tiny"), "'small' or 'paper'"), (dict(changes={"epoch": 1}), "did you mean 'epochs'")])
 def test_what_does_not_exist_is_named(sets, tmp_path, wrong, said):
     with pytest.raises(ValueError, match=said):
         Study(rows(*TWO), **{"root": sets, "folder": tmp_path, "budget": "small", **wrong})
@@ -670,7 +691,8 @@ def test_a_worker_that_dies_for_good_costs_its_cells_alone(sets, tmp_path):
     def get(ref):
         raise died["OutOfMemoryError"]("the node ran low")
 
-    cells = [Cell("own/table", name, "Tiny", "mAP", Figure(note="ours"), "reidbench", (Run("own/table", name, "identification", (), TINY, TINY, **how),)) for name, how in (("plain", {}), ("re-ranked", dict(rerank=True)))]
+    cells = [Cell("own/table", name, "Tiny", "mAP", Figure(note="ours"), "reidbench", (Run("own/table", name, "identification", (), TINY, TINY, **how),))
+             for name, how in (("plain", {}), ("re-ranked", dict(rerank=True)))]
     both = Table("own/table", "Two searches of one model", ("plain", "re-ranked"), (("Tiny", "mAP"),), tuple(cells))
     made = study(sets, tmp_path, table=replace(both, rows=("plain",), cells=tuple(cells[:1])), seeds=1).run(quiet=True)
     made = study(sets, tmp_path, table=both, seeds=1)  # one of the two searches is finished when the worker dies
@@ -704,7 +726,8 @@ def test_trained_in_one_town_searched_in_another(tmp_path):
     few = (("identities", 8), ("images", 2), ("progress", False))
     here, there = replace(tables.STREET, options=few), replace(tables.SECOND_TOWN, options=tables.SECOND_TOWN.options + few)
     changes = dict(epochs=1, p=4, k=2, size=(64, 32), precision="no", device="cpu")
-    made = Study("jad/table2", root=tmp_path, on=here, other=there, seeds=1, budget="small", rows=["Baseline"], changes=changes, folder=tmp_path / "study").run(quiet=True)
+    made = Study("jad/table2", root=tmp_path, on=here, other=there, seeds=1, budget="small", rows=["Baseline"], changes=changes,
+                 folder=tmp_path / "study").run(quiet=True)
     assert set(made.states()["state"]) == {"done"}, made.states()["why"].tolist()
     towns = {name: data.load(tmp_path) for name, data in (("here", here), ("there", there))}
     assert len({p.name for p in tmp_path.glob("street-*")}) == 2 and towns["here"].fingerprint() != towns["there"].fingerprint()
@@ -723,7 +746,8 @@ def test_a_change_is_for_whom_it_concerns(sets, tmp_path):
     assert {j.run.method: getattr(j.settings, "area", None) for j in made.jobs} == {"identification": None, "aos": 0.2}
     with pytest.raises(ValueError, match="settings of .*aos.* have no 'arae': did you mean 'area'"):
         Study(table("aos/table1"), root=sets, folder=tmp_path, seeds=1, changes={"arae": 0.2})
-    labels = [Budget("small", (("degradation", "illumination"),)), Budget("small", (("last_stride", 1),)), *(Budget("small", (("q", v),)) for v in (0.5, -0.5, 5))]
+    labels = [Budget("small", (("degradation", "illumination"),)), Budget("small", (("last_stride", 1),)),
+              *(Budget("small", (("q", v),)) for v in (0.5, -0.5, 5))]
     assert [b.label for b in labels[:2]] == ["small-degradation-illumination", "small-last-stride-1"] and len({b.label for b in labels}) == 5
 
 
@@ -733,7 +757,8 @@ def test_a_command_that_is_told_can_be_typed(tmp_path):
     from reidbench.methods.baseline import BaselineSettings
     from reidbench.studies.papers import Papers, Place
 
-    changes = (("size", (128, 64)), ("milestones", (40,)), ("trackers", ("tensorboard", "wandb")), ("margin", None), ("weights", "a file"), ("frozen_statistics", True), ("lr", 1e-3))
+    changes = (("size", (128, 64)), ("milestones", (40,)), ("trackers", ("tensorboard", "wandb")), ("margin", None), ("weights", "a file"),
+               ("frozen_statistics", True), ("lr", 1e-3))
     told = lambda *rest: shlex.split(Results(*rest).so_far().partition("(reidbench ")[2].rpartition(")")[0])
     words = told("aos/table1", {}, "street", None, Budget("small", changes))
     assert words[:6] == ["study", "aos/table1", "--on", "street", "--budget", "small"] and options([BaselineSettings], words[6:]) == dict(changes)
@@ -792,7 +817,8 @@ def _drawn(seed, quality):
 
 
 def _as_record(ranking, seed):
-    return Record("x", seed=seed, data={"fingerprint": "f"}, details={"per_query": {"pid": ranking.query_pid.tolist(), "ap": ranking.ap.tolist(), "rank1": ranking.rank1.tolist()}})
+    return Record("x", seed=seed, data={"fingerprint": "f"}, details={"per_query": {"pid": ranking.query_pid.tolist(), "ap": ranking.ap.tolist(),
+                                                                                    "rank1": ranking.rank1.tolist()}})
 
 
 @pytest.mark.parametrize("metric", ["mAP", "Rank-1"])
@@ -841,7 +867,8 @@ def test_seeds_that_ask_partly_the_same_people(seeds, share):
         for s in range(seeds):
             asked = np.sort(rng.permutation(many)[:int(many * share)])
             for side, ap in zip(records, (0.5 + effect[asked] + rng.normal(0, 0.1, len(asked)), np.full(len(asked), 0.5))):
-                side[s] = Record("x", seed=s, data={"fingerprint": f"f{s}"}, details={"per_query": {"pid": asked.tolist(), "ap": ap.tolist(), "rank1": ap.tolist()}})
+                side[s] = Record("x", seed=s, data={"fingerprint": f"f{s}"},
+                                 details={"per_query": {"pid": asked.tolist(), "ap": ap.tolist(), "rank1": ap.tolist()}})
         found = paired(*records, "mAP", draws=200)
         misses += not found["low"] <= 0 <= found["high"]
     assert misses <= 0.09 * rounds
@@ -852,7 +879,8 @@ def test_no_difference_has_p_1():
     assert paired({0: same}, {0: same}, "mAP")["p"] == 1.0
 
 
-@pytest.mark.parametrize("change", [lambda r: r.details["per_query"]["pid"].__setitem__(0, 999), lambda r: r.data.update(fingerprint="g")], ids=["people", "pictures"])
+@pytest.mark.parametrize("change", [lambda r: r.details["per_query"]["pid"].__setitem__(0, 999), lambda r: r.data.update(fingerprint="g")],
+                         ids=["people", "pictures"])
 def test_different_queries_are_refused(change):
     a, b = _as_record(_drawn(1, 1.0), 0), _as_record(_drawn(1, 1.0), 0)
     change(b)
@@ -861,10 +889,12 @@ def test_different_queries_are_refused(change):
 
 
 def _told(run, seed, ap, **more):
-    return Record(run.row, seed=seed, data={"fingerprint": "f"}, **{"details": {"work": run.work, "reidbench": runner.__version__, "per_query": {"pid": [1, 1, 2, 2, 3], "ap": ap, "rank1": ap}}, **more})
+    return Record(run.row, seed=seed, data={"fingerprint": "f"}, **{"details": {"work": run.work, "reidbench": runner.__version__,
+                                                                                "per_query": {"pid": [1, 1, 2, 2, 3], "ap": ap, "rank1": ap}}, **more})
 
 
-ODD = {"nothing of its queries": dict(details={}), "other pictures": dict(data={"fingerprint": "g"}), "no query with a match": dict(ap=[None] * 5), "half of its queries": dict(ap=[0.2] * 3)}
+ODD = {"nothing of its queries": dict(details={}), "other pictures": dict(data={"fingerprint": "g"}), "no query with a match": dict(ap=[None] * 5),
+       "half of its queries": dict(ap=[0.2] * 3)}
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -887,7 +917,8 @@ def test_a_terminal_shows_what_the_page_does():
     whole = rows(*TWO)
     low, high = whole.runs()
     good = lambda run, seed: _told(run, seed, [0.1] * 5, metrics={"Rank-1": 0.5, "mAP": 0.25})
-    results = Results(whole, {low.work: {0: good(low, 0), 1: _told(low, 1, [], failure="the disk has gone")}, high.work: {0: _told(high, 0, [], failure="it diverged")}}, budget="small")
+    results = Results(whole, {low.work: {0: good(low, 0), 1: _told(low, 1, [], failure="the disk has gone")},
+                              high.work: {0: _told(high, 0, [], failure="it diverged")}}, budget="small")
     text = results.text().splitlines()
     assert next(line for line in text if line.startswith("low ")).split() == ["low", "50.0", "*", "25.0", "*"] and next(line for line in text if line.startswith("high")).split() == ["high", "-", "*", "-", "*"]
     assert [line for line in text if line.startswith("* ")] == ["* low, Tiny: failed: seed 1 (the disk has gone)", "* high, Tiny: failed: seed 0 (it diverged)"]
@@ -907,7 +938,8 @@ def test_a_set_is_not_in_the_place_of_itself(name):
 def test_a_part_of_a_set_is_not_the_set_of_the_paper():
     told = "not the whole published set: train: found 3 images, published 12,936 images"
     cell = tables.table("aos/table1").cells_for()[0]
-    record = lambda **data: Record("x", seed=0, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": "f", **data}, details={"work": cell.run.work, "reidbench": runner.__version__})
+    record = lambda **data: Record("x", seed=0, metrics={"Rank-1": 0.5, "mAP": 0.25}, data={"fingerprint": "f", **data},
+                                   details={"work": cell.run.work, "reidbench": runner.__version__})
     line = lambda **data: Results("aos/table1", {cell.run.work: {0: record(**data)}}).frame().iloc[0]
     for notes in ({}, {"notes": ["counts as published", "rendered: 128 people"]}):
         assert (line(**notes)["different"], line(**notes)["notes"]) == ("", "")

@@ -31,7 +31,8 @@ def environment(root):
 def test_killed_anywhere_ends_the_same(unbroken, sets, tmp_path, root):
     "SIGKILL at the first checkpoint, at the first record, in the second seed; then to the end."
     folder = tmp_path / "study"
-    wanted = [lambda: list(folder.glob("trainings/*/checkpoint/*")), lambda: list(folder.glob("records/*/*.json")), lambda: len(list(folder.glob("records/*/*.json"))) == 2 and list(folder.glob("trainings/*seed1/checkpoint/*"))]
+    wanted = [lambda: list(folder.glob("trainings/*/checkpoint/*")), lambda: list(folder.glob("records/*/*.json")),
+              lambda: len(list(folder.glob("records/*/*.json"))) == 2 and list(folder.glob("trainings/*seed1/checkpoint/*"))]
     for seen in wanted:
         process = subprocess.Popen(script(tmp_path, sets, folder), env=environment(root), stderr=subprocess.DEVNULL)
         end = time.time() + 120
@@ -62,7 +63,8 @@ def test_two_processes_train_one_cell(sets, tmp_path, processes):
         more.write("import sys, torch\nfrom reidbench.train.loop import _patient\nsys.stdout.write(f\"{_patient()._get_backend(torch.device('cpu')).options._timeout.total_seconds()}\\n\")\n")
     done = processes(2, file)
     assert done.stderr.count("; running ") == 2  # the first process alone reports
-    assert done.stdout.split() == [f"{7 * 24 * 3600}.0"] * 2  # while the first searches, the others wait as long as it takes, not gloo's half an hour or NCCL's ten minutes
+    # while the first searches, the others wait as long as it takes, not gloo's half an hour or NCCL's ten minutes
+    assert done.stdout.split() == [f"{7 * 24 * 3600}.0"] * 2
     assert [r["failure"] for r in what_counts(folder).values()] == [None, None]
 
 

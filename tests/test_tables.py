@@ -23,38 +23,63 @@ MD, DM = "Market1501 → DukeMTMC-reID", "DukeMTMC-reID → Market1501"
 
 # Read off the papers again, line by line, not copied from the page.
 TYPED = [
-    ("aos/table1", "Baseline", "CUHK03", "mAP", 37.00), ("aos/table1", "No Adversary", "DukeMTMC-reID", "Rank-1", 76.39), ("aos/table1", "Random", "Market1501", "Rank-1", 86.16),
-    ("aos/table1", "Random", "CUHK03", "Rank-1", 44.56), ("aos/table1", "Hard-1", "CUHK03", "Rank-1", 45.71), ("aos/table1", "Hard-1", "DukeMTMC-reID", "mAP", 59.49),
+    ("aos/table1", "Baseline", "CUHK03", "mAP", 37.00), ("aos/table1", "No Adversary", "DukeMTMC-reID", "Rank-1", 76.39),
+         ("aos/table1", "Random", "Market1501", "Rank-1", 86.16),
+    ("aos/table1", "Random", "CUHK03", "Rank-1", 44.56), ("aos/table1", "Hard-1", "CUHK03", "Rank-1", 45.71),
+         ("aos/table1", "Hard-1", "DukeMTMC-reID", "mAP", 59.49),
     ("aos/table1", "Sampling", "Market1501", "mAP", 70.43), ("aos/table1", "Sampling", "DukeMTMC-reID", "Rank-1", 79.17),
-    ("aos/table2", "P2S", "Multi query", "Rank-1", 85.78), ("aos/table2", "JLML", "Single query", "mAP", 65.5), ("aos/table2", "Ours", "Multi query", "mAP", 78.33),
-    ("aos/table2", "Ours + ReRanking", "Single query", "mAP", 83.30), ("aos/table2", "S-LSTM", "Multi query", "Rank-1", 61.6), ("aos/table2", "DaF", "Single query", "mAP", 72.42),
-    ("aos/table3", "PUL", "CUHK03", "Rank-1", 9.1), ("aos/table3", "Ours", "CUHK03", "Rank-1", 47.14), ("aos/table3", "Ours + ReRanking", "CUHK03", "mAP", 56.09),
-    ("aos/table4", "ACRN", "DukeMTMC-reID", "Rank-1", 72.58), ("aos/table4", "Baseline", "DukeMTMC-reID", "mAP", 57.34), ("aos/table4", "Ours + ReRanking", "DukeMTMC-reID", "Rank-1", 84.11),
-    ("msfl/table1", "(b) two deepest stages fused directly", "Market1501", "mAP", 78.6), ("msfl/table1", "(c) stages 1 to 4 fused directly", "Market1501", "Rank-1", 87.1),
+    ("aos/table2", "P2S", "Multi query", "Rank-1", 85.78), ("aos/table2", "JLML", "Single query", "mAP", 65.5),
+         ("aos/table2", "Ours", "Multi query", "mAP", 78.33),
+    ("aos/table2", "Ours + ReRanking", "Single query", "mAP", 83.30), ("aos/table2", "S-LSTM", "Multi query", "Rank-1", 61.6),
+         ("aos/table2", "DaF", "Single query", "mAP", 72.42),
+    ("aos/table3", "PUL", "CUHK03", "Rank-1", 9.1), ("aos/table3", "Ours", "CUHK03", "Rank-1", 47.14),
+         ("aos/table3", "Ours + ReRanking", "CUHK03", "mAP", 56.09),
+    ("aos/table4", "ACRN", "DukeMTMC-reID", "Rank-1", 72.58), ("aos/table4", "Baseline", "DukeMTMC-reID", "mAP", 57.34),
+         ("aos/table4", "Ours + ReRanking", "DukeMTMC-reID", "Rank-1", 84.11),
+    ("msfl/table1", "(b) two deepest stages fused directly", "Market1501", "mAP", 78.6),
+         ("msfl/table1", "(c) stages 1 to 4 fused directly", "Market1501", "Rank-1", 87.1),
     ("msfl/table1", "(f) (e) with MSFF", "Market1501", "mAP", 81.9),
-    ("msfl/table2", "(b) ResNet50, last stride 1", "Market1501", "flops", 4.1), ("msfl/table2", "(a) ResNet50 baseline", "Market1501", "params", 24.56), ("msfl/table2", "(c) MSFL", "Market1501", "flops", 5.9),
-    ("msfl/table3", "(b) l1, 1e-2", "Market1501", "mAP", 70.1), ("msfl/table3", "(d) l-inf, 1e-2", "Market1501", "Rank-1", 88.2), ("msfl/table3", "(f) l2, 1e-3", "Market1501", "Rank-1", 91.2),
+    ("msfl/table2", "(b) ResNet50, last stride 1", "Market1501", "flops", 4.1), ("msfl/table2", "(a) ResNet50 baseline", "Market1501", "params", 24.56),
+         ("msfl/table2", "(c) MSFL", "Market1501", "flops", 5.9),
+    ("msfl/table3", "(b) l1, 1e-2", "Market1501", "mAP", 70.1), ("msfl/table3", "(d) l-inf, 1e-2", "Market1501", "Rank-1", 88.2),
+         ("msfl/table3", "(f) l2, 1e-3", "Market1501", "Rank-1", 91.2),
     ("msfl/table3", "(j) stages lost", "Market1501", "Rank-1", 92.7), ("msfl/table3", "(l) stages lost", "Market1501", "mAP", 79.8),
-    ("msfl/table4", "+MSGR", "DukeMTMC-reID", "mAP", 76.9), ("msfl/table4", "+MSFF", "CUHK03", "Rank-1", 65.1), ("msfl/table4", "+RE", "MSMT17", "Rank-1", 78.4),
+    ("msfl/table4", "+MSGR", "DukeMTMC-reID", "mAP", 76.9), ("msfl/table4", "+MSFF", "CUHK03", "Rank-1", 65.1),
+         ("msfl/table4", "+RE", "MSMT17", "Rank-1", 78.4),
     ("msfl/table4", "PDC", "MSMT17", "mAP", 29.7), ("msfl/table4", "Mancs", "CUHK03", "Rank-1", 65.5), ("msfl/table4", "OSNet+RE", "MSMT17", "mAP", 52.9),
-    ("msfl/table4", "HAP2S", "DukeMTMC-reID", "Rank-1", 75.9), ("msfl/table4", "ResNet50", "MSMT17", "Rank-1", 6.7), ("msfl/table4", "Auto-ReID+RE", "Market1501", "mAP", 94.2),
-    ("gaag/table1", "SING", "CAVIAR", "Rank-10", 89.0), ("gaag/table1", "Baseline", "MLR-VIPeR", "Rank-1", 33.5), ("gaag/table1", "Baseline + Rand-DS", "CAVIAR", "Rank-1", 21.4),
-    ("gaag/table1", "Ours: Naive", "MLR-VIPeR", "Rank-5", 46.5), ("gaag/table1", "Ours: w/o Augment", "CAVIAR", "Rank-10", 95.4), ("gaag/table1", "Ours: w/o Attack", "MLR-CUHK03", "Rank-1", 86.1),
+    ("msfl/table4", "HAP2S", "DukeMTMC-reID", "Rank-1", 75.9), ("msfl/table4", "ResNet50", "MSMT17", "Rank-1", 6.7),
+         ("msfl/table4", "Auto-ReID+RE", "Market1501", "mAP", 94.2),
+    ("gaag/table1", "SING", "CAVIAR", "Rank-10", 89.0), ("gaag/table1", "Baseline", "MLR-VIPeR", "Rank-1", 33.5),
+         ("gaag/table1", "Baseline + Rand-DS", "CAVIAR", "Rank-1", 21.4),
+    ("gaag/table1", "Ours: Naive", "MLR-VIPeR", "Rank-5", 46.5), ("gaag/table1", "Ours: w/o Augment", "CAVIAR", "Rank-10", 95.4),
+         ("gaag/table1", "Ours: w/o Attack", "MLR-CUHK03", "Rank-1", 86.1),
     ("gaag/table1", "Ours", "MLR-CUHK03", "Rank-10", 99.3), ("gaag/table1", "PRI", "CAVIAR", "Rank-5", 78.5),
-    ("gaag/table2", "Baseline", "MSMT17", "mAP", 36.6), ("gaag/table2", "Ours-Blur", "MSMT17", "Rank-1", 71.9), ("gaag/table2", "Ours-Illumination", "MSMT17", "mAP", 46.6), ("gaag/table2", "GLAD", "MSMT17", "mAP", 34.0),
-    ("di_reid/table1", "SDF", "MLR-VIPeR", "Rank-5", 38.1), ("di_reid/table1", "FFSR+RIFE", "CAVIAR", "Rank-1", 36.4), ("di_reid/table1", "ResNet50", "MLR-CUHK03", "Rank-1", 60.2),
-    ("di_reid/table1", "ResNet50 (tricks)", "MLR-VIPeR", "Rank-10", 71.5), ("di_reid/table1", "Ours", "CAVIAR", "Rank-1", 51.2), ("di_reid/table1", "JUDEA", "CAVIAR", "Rank-5", 60.1),
-    ("di_reid/table2", "IANet", "MSMT17", "Rank-1", 75.5), ("di_reid/table2", "ResNet50 (tricks)", "MSMT17", "mAP", 35.8), ("di_reid/table2", "Ours", "MSMT17", "mAP", 47.1), ("di_reid/table2", "GLAD", "MSMT17", "mAP", 85.9),
-    ("di_reid/table3", "Ours w/o DIL", "CAVIAR", "Rank-1", 44.6), ("di_reid/table3", "Ours w/o multi-scale", "CAVIAR", "Rank-10", 95.2), ("di_reid/table3", "Ours (f_inv only)", "CAVIAR", "Rank-5", 80.8),
-    ("jad/table1", "No-attack", "Market1501", "Rank-10", 97.1), ("jad/table1", "SMA", "Market1501", "mAP", 11.1), ("jad/table1", "LTA*", "Market1501", "Rank-5", 26.2), ("jad/table1", "LTA", "Market1501", "Rank-1", 13.3),
-    ("jad/table2", "GOAT", MD, "Rank-1", 23.6), ("jad/table2", "JAD", MD, "mAP", 21.5), ("jad/table2", "JAD (w/o LHT)", DM, "Rank-1", 47.4), ("jad/table2", "Baseline", DM, "mAP", 19.6),
-    ("jad/table3", "Baseline+RK", "Market1501", "mAP", 84.7), ("jad/table3", "JAD", "DukeMTMC-reID", "Rank-1", 77.2), ("jad/table3", "JAD+RK", "DukeMTMC-reID", "mAP", 77.0),
-    ("jad/table4", "Market1501: JAD", "SMA", "Rank-1", 79.3), ("jad/table4", "Market1501: Baseline", "M-IFGSM", "mAP", 4.3), ("jad/table4", "DukeMTMC-reID: JAD+RK", "LTA", "Rank-1", 52.4),
+    ("gaag/table2", "Baseline", "MSMT17", "mAP", 36.6), ("gaag/table2", "Ours-Blur", "MSMT17", "Rank-1", 71.9),
+         ("gaag/table2", "Ours-Illumination", "MSMT17", "mAP", 46.6), ("gaag/table2", "GLAD", "MSMT17", "mAP", 34.0),
+    ("di_reid/table1", "SDF", "MLR-VIPeR", "Rank-5", 38.1), ("di_reid/table1", "FFSR+RIFE", "CAVIAR", "Rank-1", 36.4),
+         ("di_reid/table1", "ResNet50", "MLR-CUHK03", "Rank-1", 60.2),
+    ("di_reid/table1", "ResNet50 (tricks)", "MLR-VIPeR", "Rank-10", 71.5), ("di_reid/table1", "Ours", "CAVIAR", "Rank-1", 51.2),
+         ("di_reid/table1", "JUDEA", "CAVIAR", "Rank-5", 60.1),
+    ("di_reid/table2", "IANet", "MSMT17", "Rank-1", 75.5), ("di_reid/table2", "ResNet50 (tricks)", "MSMT17", "mAP", 35.8),
+         ("di_reid/table2", "Ours", "MSMT17", "mAP", 47.1), ("di_reid/table2", "GLAD", "MSMT17", "mAP", 85.9),
+    ("di_reid/table3", "Ours w/o DIL", "CAVIAR", "Rank-1", 44.6), ("di_reid/table3", "Ours w/o multi-scale", "CAVIAR", "Rank-10", 95.2),
+         ("di_reid/table3", "Ours (f_inv only)", "CAVIAR", "Rank-5", 80.8),
+    ("jad/table1", "No-attack", "Market1501", "Rank-10", 97.1), ("jad/table1", "SMA", "Market1501", "mAP", 11.1),
+         ("jad/table1", "LTA*", "Market1501", "Rank-5", 26.2), ("jad/table1", "LTA", "Market1501", "Rank-1", 13.3),
+    ("jad/table2", "GOAT", MD, "Rank-1", 23.6), ("jad/table2", "JAD", MD, "mAP", 21.5), ("jad/table2", "JAD (w/o LHT)", DM, "Rank-1", 47.4),
+         ("jad/table2", "Baseline", DM, "mAP", 19.6),
+    ("jad/table3", "Baseline+RK", "Market1501", "mAP", 84.7), ("jad/table3", "JAD", "DukeMTMC-reID", "Rank-1", 77.2),
+         ("jad/table3", "JAD+RK", "DukeMTMC-reID", "mAP", 77.0),
+    ("jad/table4", "Market1501: JAD", "SMA", "Rank-1", 79.3), ("jad/table4", "Market1501: Baseline", "M-IFGSM", "mAP", 4.3),
+         ("jad/table4", "DukeMTMC-reID: JAD+RK", "LTA", "Rank-1", 52.4),
     ("jad/table4", "DukeMTMC-reID: Baseline+RK", "SMA", "Rank-1", 18.8), ("jad/table4", "DukeMTMC-reID: JAD", "M-IFGSM", "mAP", 16.3),
-    ("jad/table5", "CF", "LTA", "mAP", 18.5), ("jad/table5", "PD", "SMA", "Rank-1", 58.4), ("jad/table5", "JAD", "M-IFGSM", "Rank-1", 61.3), ("jad/table5", "PD", "No-attack", "mAP", 85.6),
+    ("jad/table5", "CF", "LTA", "mAP", 18.5), ("jad/table5", "PD", "SMA", "Rank-1", 58.4), ("jad/table5", "JAD", "M-IFGSM", "Rank-1", 61.3),
+         ("jad/table5", "PD", "No-attack", "mAP", 85.6),
     ("jad/table6", "P1", "LTA", "Rank-1", 25.5), ("jad/table6", "P1 P2 P1", "LTA", "mAP", 33.1), ("jad/table6", "P2", "No-attack", "mAP", 84.9),
-    ("jad/table7", "AT", "SMA", "Rank-1", 48.3), ("jad/table7", "AT +CS", "No-attack", "mAP", 76.1), ("jad/table7", "JAD", "LTA", "mAP", 69.5), ("jad/table7", "AT +CS", "LTA", "Rank-1", 62.7),
-    ("jad/table8", "w/o RK: GOAT+CS", "DMR", "mAP", 50.7), ("jad/table8", "with RK: SB", "DMR", "Rank-1", 6.2), ("jad/table8", "with RK: FR+JAD", "No-attack", "Rank-1", 96.3), ("jad/table8", "w/o RK: JAD", "DMR", "Rank-1", 81.1),
+    ("jad/table7", "AT", "SMA", "Rank-1", 48.3), ("jad/table7", "AT +CS", "No-attack", "mAP", 76.1), ("jad/table7", "JAD", "LTA", "mAP", 69.5),
+         ("jad/table7", "AT +CS", "LTA", "Rank-1", 62.7),
+    ("jad/table8", "w/o RK: GOAT+CS", "DMR", "mAP", 50.7), ("jad/table8", "with RK: SB", "DMR", "Rank-1", 6.2),
+         ("jad/table8", "with RK: FR+JAD", "No-attack", "Rank-1", 96.3), ("jad/table8", "w/o RK: JAD", "DMR", "Rank-1", 81.1),
 ]
 
 
@@ -78,10 +103,14 @@ def test_names():
 
 # rows of the paper (quoted and own), rows that the paper quotes, columns, places where it prints nothing
 SHAPES = {
-    "aos/table1": (5, 0, 6, 0), "aos/table2": (24, 21, 4, 25), "aos/table3": (11, 8, 2, 0), "aos/table4": (12, 9, 2, 1), "aos/figure5": (8, 0, 6, 48), "aos/figure6": (12, 0, 2, 24),
-    "msfl/table1": (6, 0, 2, 0), "msfl/table2": (3, 0, 4, 0), "msfl/table3": (12, 0, 2, 0), "msfl/table4": (26, 21, 8, None), "gaag/table1": (15, 9, 9, 3), "gaag/table2": (9, 5, 4, 0),
-    "di_reid/table1": (13, 10, 9, 6), "di_reid/table2": (8, 5, 4, 0), "di_reid/table3": (6, 0, 3, 0), "jad/table1": (4, 0, 4, 0), "jad/table2": (4, 0, 4, 0), "jad/table3": (4, 0, 4, 0),
-    "jad/table4": (8, 0, 6, 0), "jad/table5": (4, 0, 8, 0), "jad/table6": (6, 0, 4, 4), "jad/table7": (4, 0, 8, 0), "jad/table8": (8, 0, 4, 0), "jad/figure4": (22, 0, 4, 88), "jad/figure5": (2, 0, 1, 2),
+    "aos/table1": (5, 0, 6, 0), "aos/table2": (24, 21, 4, 25), "aos/table3": (11, 8, 2, 0), "aos/table4": (12, 9, 2, 1), "aos/figure5": (8, 0, 6, 48),
+          "aos/figure6": (12, 0, 2, 24),
+    "msfl/table1": (6, 0, 2, 0), "msfl/table2": (3, 0, 4, 0), "msfl/table3": (12, 0, 2, 0), "msfl/table4": (26, 21, 8, None), "gaag/table1": (15, 9, 9, 3),
+          "gaag/table2": (9, 5, 4, 0),
+    "di_reid/table1": (13, 10, 9, 6), "di_reid/table2": (8, 5, 4, 0), "di_reid/table3": (6, 0, 3, 0), "jad/table1": (4, 0, 4, 0), "jad/table2": (4, 0, 4, 0),
+          "jad/table3": (4, 0, 4, 0),
+    "jad/table4": (8, 0, 6, 0), "jad/table5": (4, 0, 8, 0), "jad/table6": (6, 0, 4, 4), "jad/table7": (4, 0, 8, 0), "jad/table8": (8, 0, 4, 0),
+          "jad/figure4": (22, 0, 4, 88), "jad/figure5": (2, 0, 1, 2),
 }
 
 
@@ -109,12 +138,14 @@ KNOWN = [
     ("di_reid/table2", "GLAD", "MSMT17", "mAP", True, 34.0),
     ("msfl/table4", "ResNet50", "MSMT17", "Rank-1", True, None),
     ("msfl/table1", "(e) stages 1 to 4, with lateral", "Market1501", "mAP", True, None), ("msfl/table4", "+CSIP", "Market1501", "mAP", True, None),
-    ("msfl/table1", "(b) two deepest stages fused directly", "Market1501", "Rank-1", False, None), ("msfl/table1", "(c) stages 1 to 4 fused directly", "Market1501", "mAP", False, None),
+    ("msfl/table1", "(b) two deepest stages fused directly", "Market1501", "Rank-1", False, None),
+         ("msfl/table1", "(c) stages 1 to 4 fused directly", "Market1501", "mAP", False, None),
     ("msfl/table4", "+MSGR", "MSMT17", "Rank-1", False, None),
     ("jad/table2", "JAD (w/o LHT)", MD, "Rank-1", False, None), ("jad/table2", "JAD", MD, "Rank-1", False, None),
     ("jad/table2", "JAD (w/o LHT)", DM, "Rank-1", False, None), ("jad/table2", "JAD", DM, "Rank-1", False, None),
     *[("jad/table7", "JAD", group, metric, True, None) for group in ("No-attack", "M-IFGSM", "SMA", "LTA") for metric in ("Rank-1", "mAP")],
-    ("jad/table1", "No-attack", "Market1501", "mAP", True, None), ("jad/table3", "Baseline", "Market1501", "mAP", True, None), ("jad/table8", "w/o RK: Baseline", "No-attack", "mAP", True, None),
+    ("jad/table1", "No-attack", "Market1501", "mAP", True, None), ("jad/table3", "Baseline", "Market1501", "mAP", True, None),
+         ("jad/table8", "w/o RK: Baseline", "No-attack", "mAP", True, None),
     ("jad/table6", "P2 P1 P2", "LTA", "Rank-1", True, None), ("jad/table6", "P1 P2 P1", "LTA", "mAP", True, None),
     ("gaag/table2", "Ours-Illumination", "MSMT17", "Rank-1", False, None),
 ]
@@ -229,14 +260,17 @@ def test_keys_are_stable():
     assert table("aos/table1").cell("Sampling", "CUHK03", "mAP").key == "aos-table1-sampling-cuhk03-a68fd1aedfb5"
     assert table("jad/table4").cell("Market1501: JAD", "LTA", "mAP").key == "jad-table4-market1501-jad-market1501-2df1dbff40ee"
     code = "from reidbench.studies.tables import *; print(table('msfl/table4').cell('+MSGR', 'MSMT17', 'mAP').key)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**__import__("os").environ, "PYTHONHASHSEED": "7"}).stdout.strip()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={**__import__("os").environ, "PYTHONHASHSEED": "7"}).stdout.strip()
     assert found == table("msfl/table4").cell("+MSGR", "MSMT17", "mAP").key
 
 
 def test_keys_follow_what_matters():
     run = Run("aos/table1", "Sampling", "aos", (("strategy", "sampling"),), MARKET, MARKET)
-    others = [replace(run, choice=(("strategy", "hard-1"),)), replace(run, train=DUKE), replace(run, test=DUKE), replace(run, rerank=True), replace(run, queries="multi"),
-              replace(run, attack=pages.LTA), replace(run, attack=replace(pages.LTA, adaptive=True)), replace(run, defence=pages.CS), replace(run, test=replace(MARKET, protocol="single-gallery-shot"))]
+    others = [replace(run, choice=(("strategy", "hard-1"),)), replace(run, train=DUKE), replace(run, test=DUKE), replace(run, rerank=True),
+              replace(run, queries="multi"),
+              replace(run, attack=pages.LTA), replace(run, attack=replace(pages.LTA, adaptive=True)), replace(run, defence=pages.CS),
+              replace(run, test=replace(MARKET, protocol="single-gallery-shot"))]
     assert len({r.work for r in (run, *others)}) == 1 + len(others)
     assert replace(run, table="x", row="y").work == run.work and replace(run, test=replace(MARKET, title="Market")).work == run.work
     assert replace(run, rerank=True).training == run.training != replace(run, train=DUKE).training
@@ -258,7 +292,8 @@ def test_every_run_makes_its_settings(method):
     for name, run in EVERY:
         if run.method == method:
             settings = make_settings(run, seed=2)
-            assert settings.seed == 2 and all(getattr(settings, k) == v for k, v in run.settings.items() if k in {f.name for f in fields(settings)}), (name, run.row)
+            assert settings.seed == 2 and all(getattr(settings, k) == v
+                                              for k, v in run.settings.items() if k in {f.name for f in fields(settings)}), (name, run.row)
 
 
 @pytest.mark.parametrize("tool", sorted(pages.TOOLS))
@@ -275,8 +310,10 @@ def test_what_makes_which_cell():
     assert cell("aos/table1", "Baseline", "CUHK03", "mAP").settings == {"dropout": 0.5} and cell("aos/table1", "Baseline", "Market1501", "mAP").settings == {}
     assert cell("aos/table1", "No Adversary", "Market1501", "mAP").settings == {"strategy": "no-adversary"}
     start = cell("aos/table1", "Sampling", "DukeMTMC-reID", "mAP").starts_from
-    assert start.training == cell("aos/table1", "Baseline", "DukeMTMC-reID", "mAP").training and cell("aos/table1", "Baseline", "Market1501", "mAP").starts_from is None
-    assert [table("aos/figure5").cell(r, "CUHK03", "mAP").run.settings.get("area") for r in table("aos/figure5").rows] == [0.025, 0.05, 0.075, None, 0.125, 0.15, 0.175, 0.2]
+    assert start.training == cell("aos/table1", "Baseline", "DukeMTMC-reID",
+                                  "mAP").training and cell("aos/table1", "Baseline", "Market1501", "mAP").starts_from is None
+    assert [table("aos/figure5").cell(r, "CUHK03", "mAP").run.settings.get("area")
+            for r in table("aos/figure5").rows] == [0.025, 0.05, 0.075, None, 0.125, 0.15, 0.175, 0.2]
     assert cell("aos/figure5", "area 0.1", "CUHK03", "mAP").work == cell("aos/table1", "Hard-1", "CUHK03", "mAP").work
     assert cell("aos/table2", "Ours", "Multi query", "mAP").queries == "multi" and cell("aos/table2", "Ours + ReRanking", "Single query", "mAP").rerank
     assert cell("aos/table3", "Ours", "CUHK03", "mAP").test == CUHK03 and dict(CUHK03.options) == {"protocol": "new", "boxes": "detected"} and CUHK03.protocol == "cuhk03-new"
@@ -297,7 +334,8 @@ def test_what_makes_which_cell():
 
 def test_adversarial_training_has_a_model_for_each_attack():
     normal = table("jad/table7").cell("Baseline", "SMA", "mAP").run
-    assert {table("jad/table7").cell("AT", a, "mAP").run.starts_from.training for a in ("M-IFGSM", "SMA", "LTA")} == {normal.training} and normal.starts_from is None
+    assert {table("jad/table7").cell("AT", a, "mAP").run.starts_from.training
+            for a in ("M-IFGSM", "SMA", "LTA")} == {normal.training} and normal.starts_from is None
     t = table("jad/table7")
     for row in ("AT", "AT +CS"):
         assert [t.cell(row, a, "mAP").run.settings["adversary"] for a in ("M-IFGSM", "SMA", "LTA")] == ["M-IFGSM", "SMA", "LTA"]
@@ -336,7 +374,8 @@ def test_a_set_of_the_paper_keeps_its_own_figures():
     assert next(c for c in swapped if c.row == "JAD" and c.group == DM and c.metric == "Rank-1").figure.value == 47.5
 
 
-@pytest.mark.parametrize("spelled,name", [("CUHK03", "cuhk03"), ("Street", "street"), ("Market-1501", "market1501"), ("DukeMTMC-reID", "dukemtmc-reid"), ("VIPeR", "viper"), ("Street-Dark", "street-dark")])
+@pytest.mark.parametrize("spelled,name", [("CUHK03", "cuhk03"), ("Street", "street"), ("Market-1501", "market1501"), ("DukeMTMC-reID", "dukemtmc-reid"),
+                                          ("VIPeR", "viper"), ("Street-Dark", "street-dark")])
 def test_a_set_is_the_same_however_it_is_spelled(spelled, name):
     from reidbench.studies.compare import Results
     from reidbench.studies.runner import Study
@@ -373,7 +412,8 @@ def test_sweeps_and_backbones_are_kept_elsewhere(name):
     home, away = table(name).cells_for(), table(name).cells_for("street")
     strip = lambda row: re.sub("^(Market1501|DukeMTMC-reID): ", "", row)
     assert {strip(c.row) for c in home} == {c.row for c in away}
-    assert {(strip(r.row), r.method, r.choice, r.attack, r.defence, r.rerank) for c in home for r in c.runs} == {(r.row, r.method, r.choice, r.attack, r.defence, r.rerank) for c in away for r in c.runs}
+    assert {(strip(r.row), r.method, r.choice, r.attack, r.defence, r.rerank) for c in home
+            for r in c.runs} == {(r.row, r.method, r.choice, r.attack, r.defence, r.rerank) for c in away for r in c.runs}
     rows = {c.row for c in away}
     assert all(set(pair) <= rows for pair in table(name).claims_for("street")) and len(table(name).claims_for("street")) <= len(table(name).claims)
 
@@ -390,7 +430,8 @@ def test_ask_from(colours):
 
 def test_gains():
     found = table("gaag/table1").gains().set_index(["row", "over", "group", "metric"])
-    assert found.loc[("Ours", "Baseline", "MLR-CUHK03", "Rank-1"), "gain"] == 9.5 and found.loc[("Ours", "Ours: Naive", "MLR-CUHK03", "Rank-1"), "gain"] == 12.4  # both in the text
+    # both in the text
+    assert found.loc[("Ours", "Baseline", "MLR-CUHK03", "Rank-1"), "gain"] == 9.5 and found.loc[("Ours", "Ours: Naive", "MLR-CUHK03", "Rank-1"), "gain"] == 12.4
     assert table("di_reid/table3").gains().query("over == 'Ours w/o DIL' and metric == 'Rank-1'")["gain"].item() == 6.6
     assert table("msfl/table4").gains().query("group == 'MSMT17' and over == 'ResNet50' and metric == 'Rank-1'")["doubt"].eq("wrong").all()
     assert table("jad/table7").gains().query("row == 'JAD'")["doubt"].eq("doubtful").all() and table("jad/table7").gains().query("row == 'AT'")["doubt"].eq("").all()
@@ -409,7 +450,8 @@ def test_html():
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("bad,near", [("aos/tabel1", "aos/table1"), ("AOS/table2", "aos/table2"), ("jad/table9", "jad/table"), ("direid/table3", "di_reid/table3"), ("msfl table4", "msfl/table4")])
+@pytest.mark.parametrize("bad,near", [("aos/tabel1", "aos/table1"), ("AOS/table2", "aos/table2"), ("jad/table9", "jad/table"),
+                                      ("direid/table3", "di_reid/table3"), ("msfl table4", "msfl/table4")])
 def test_a_bad_name_offers_the_nearest(bad, near):
     with pytest.raises(ValueError, match=f"did you mean '{near}"):
         table(bad)

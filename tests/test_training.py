@@ -33,7 +33,8 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("settings", [TINY, replace(TINY, precision="no", optimizer="adamw", dropout=0.3, neck="plain"), small(identification(), epochs=3, p=0, k=8, size=(64, 32), triplet=0.0, dropout=0.5, last_stride=1, device="cpu")],
+@pytest.mark.parametrize("settings", [TINY, replace(TINY, precision="no", optimizer="adamw", dropout=0.3, neck="plain"),
+                                      small(identification(), epochs=3, p=0, k=8, size=(64, 32), triplet=0.0, dropout=0.5, last_stride=1, device="cpu")],
                          ids=["bf16 adam", "fp32 adamw dropout", "shuffled"])
 def test_resumed_is_unbroken_bit_for_bit(colours, tmp_path, settings):
     whole = train(colours, settings, quiet=True)
@@ -274,7 +275,8 @@ def test_what_the_first_process_learns_or_fails_with_all_know(tmp_path, processe
     processes(2, tmp_path / "first.py", tmp_path)
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one[0] == [[1, 0]] and two[0] == [] and one[1] == two[1] and one[2] == two[2] == "kept"
-    assert one[3] == ["FloatingPointError: not finite", "from 0"] and two[3] == ["RuntimeError: the first process failed: FloatingPointError: not finite", "from 0"]
+    assert one[3] == ["FloatingPointError: not finite", "from 0"] and two[3] == ["RuntimeError: the first process failed: FloatingPointError: not finite",
+                                                                                 "from 0"]
 
 
 STAGE = """
@@ -305,7 +307,8 @@ def test_processes_enter_a_shared_stage_behind_the_first(tmp_path, root):
     (tmp_path / "enter.py").write_text(STAGE)
     stage, there = stage_of(tmp_path), lambda what: len(list(tmp_path.glob(f"*-{what}")))
     with stage_folder(stage, None, tmp_path, "stage"):
-        both = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "enter.py"), str(tmp_path)],
+        both = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "enter.py"),
+                                 str(tmp_path)],
                                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.path.dirname(__file__)])}, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 120
         while there("here") < 2 and time.monotonic() < end:
@@ -325,7 +328,8 @@ def test_launcher_that_starts_one_is_noticed(colours):
 
 def test_strong_settings_are_the_papers():
     s = BaselineSettings()
-    assert (s.backbone, s.p, s.k, s.epochs, s.lr, s.margin, s.smoothing, s.erase, s.last_stride, s.size) == ("resnet50", 16, 4, 120, 3.5e-4, 0.3, 0.1, 0.5, 1, (256, 128))
+    assert (s.backbone, s.p, s.k, s.epochs, s.lr, s.margin, s.smoothing, s.erase, s.last_stride,
+            s.size) == ("resnet50", 16, 4, 120, 3.5e-4, 0.3, 0.1, 0.5, 1, (256, 128))
 
 
 def test_curves_reach_tensorboard_and_go_on_after_a_stop(colours, tmp_path):
@@ -367,5 +371,6 @@ before = again()
 assert keep_memory()
 print(before, [again() for _ in range(10)][-1])  # aligned blocks take a few rounds to find their places
 """
-    before, after = map(int, subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}).stdout.split())
+    before, after = map(int, subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                                            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}).stdout.split())
     assert 10 * after < before  # on huge pages both are smaller

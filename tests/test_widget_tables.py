@@ -179,8 +179,10 @@ def test_every_command_is_one_that_the_study_takes(pages, root):
     from reidbench.cli import _there, app, options
 
     study = get_command(app).commands["study"]
-    places = {"street, other settings": Place("street", budget="small", seeds=(0, 4), changes=(("epochs", 2), ("size", (128, 64)))), "a pair": Place("market1501", "dukemtmc-reid", seeds=(5,))}
-    taken = Papers(pages.records, root=root / "nowhere", folder="elsewhere", places={**pages.all_places, **places}, names=["aos/table1", "jad/table2", "jad/table4", "msfl/table3"])
+    places = {"street, other settings": Place("street", budget="small", seeds=(0, 4), changes=(("epochs", 2), ("size", (128, 64)))),
+              "a pair": Place("market1501", "dukemtmc-reid", seeds=(5,))}
+    taken = Papers(pages.records, root=root / "nowhere", folder="elsewhere", places={**pages.all_places, **places},
+                   names=["aos/table1", "jad/table2", "jad/table4", "msfl/table3"])
     count = 0
     for name, label, place in ((n, *p) for n in taken.tables for p in taken.all_places.items()):
         for row in {line["row"] for line in taken.page(name, label)["lines"]}:
@@ -188,7 +190,9 @@ def test_every_command_is_one_that_the_study_takes(pages, root):
                 assert words[:2] == ["reidbench", "study"]
                 given = study.make_context("study", words[2:])
                 said, count = given.params, count + 1
-                assert (said["table"], said["on"], said["other"], said["budget"], said["rows"]) == (name, place.on, place.other if name == "jad/table2" else None, place.budget, row)  # no other table takes a second set
+                # no other table takes a second set
+                assert (said["table"], said["on"], said["other"], said["budget"],
+                        said["rows"]) == (name, place.on, place.other if name == "jad/table2" else None, place.budget, row)
                 assert (said["root"], said["folder"]) == (root / "nowhere", Path("elsewhere")) and said["seeds"] == {3: "3", (0, 4): "0,4,", (5,): "5,"}[place.seeds]
                 for option in ("on", "other"):
                     _there(option, said[option], said["root"])
@@ -254,7 +258,8 @@ def test_a_row_is_run_from_the_widget(tmp_path, root):
 
     build(tmp_path, identities=12, workers=1, progress=False)
     quick = Place("street", budget="small", seeds=(0,), changes=(("epochs", 1), ("size", (64, 32)), ("p", 0), ("k", 8), ("precision", "no")))
-    table = PaperTable(Papers(tmp_path / "studies" / "records", root=tmp_path, folder=tmp_path / "studies", places={"one epoch": quick}, names=["aos/table3"])).wait()
+    table = PaperTable(Papers(tmp_path / "studies" / "records", root=tmp_path, folder=tmp_path / "studies", places={"one epoch": quick},
+                              names=["aos/table3"])).wait()
     row = next(iter(table.page()["commands"]))
     assert all(v["ours"] is None and v["why"] == "not run yet" for v in table.seen())
     heard = []

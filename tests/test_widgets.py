@@ -16,7 +16,8 @@ def test_names_come_late(python):
     assert found.stdout.split() == ["False", "False", "Session"], found.stderr
 
 
-@pytest.mark.parametrize("name", ["ScoreSlider", "RankedList", "OcclusionView", "ActivationView", "DegradationMap", "QualityHistogram", "AttackTable", "PaperTable", "TrainingRun", "Workbench", "Session"])
+@pytest.mark.parametrize("name", ["ScoreSlider", "RankedList", "OcclusionView", "ActivationView", "DegradationMap", "QualityHistogram", "AttackTable",
+                                  "PaperTable", "TrainingRun", "Workbench", "Session"])
 def test_promised_names(name):
     assert getattr(widgets, name).__name__ == name and name in dir(widgets)
 

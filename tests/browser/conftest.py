@@ -103,7 +103,8 @@ def lab(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
                    "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython"),
                    "REIDBENCH_WIDGETS": "live", "JUPYTER_PLATFORM_DIRS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token=",
+               f"--ServerApp.root_dir={folder}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                "--ServerApp.disable_check_xsrf=True", "--allow-root", "--MultiKernelManager.cull_idle_timeout=0"]
     with open(home / "lab.log", "w") as log:
@@ -131,14 +132,16 @@ class Notebook:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, folder / name)
-        self.address, self.file = f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}", folder / name  # a workspace of its own: Lab opens again what another test left
+        # a workspace of its own: Lab opens again what another test left
+        self.address, self.file = f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}", folder / name
         self.open()
 
     def open(self):
         self.page.goto(self.address)
         self.page.wait_for_function(f"{CELLS}?.length > 0")
         self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.isReady")
-        self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")  # it has been asked for the widgets' states
+        # it has been asked for the widgets' states
+        self.page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
         return self
 
     def run(self, seconds=90):

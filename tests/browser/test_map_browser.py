@@ -58,7 +58,8 @@ def test_map_twin(tab, demo, dark, width):
     alone = next(i for i in range(120) if (np.abs(widget.arrays()["points"][1].astype(int) - widget.arrays()["points"][1][i]).sum(1) < 700).sum() == 1)
     page.mouse.move(*spot(page, widget, alone))
     said = card.inner_text()
-    assert all(part in said for part in (f"row {alone}", f"kind {rows.kind[alone]}", f"pid {rows.pid[alone]}", f"camid {rows.camid[alone]}", f"score {rows.score[alone]:.3g}"))
+    assert all(part in said for part in (f"row {alone}", f"kind {rows.kind[alone]}", f"pid {rows.pid[alone]}", f"camid {rows.camid[alone]}",
+                                         f"score {rows.score[alone]:.3g}"))
     drawn = card.locator("canvas").evaluate("(c) => [...c.getContext('2d').getImageData(0, 0, 48, 96).data]")
     seen, known = np.array(drawn).reshape(96, 48, 4)[..., :3].mean((0, 1)), np.asarray(widget.crops[alone]).mean((0, 1))
     assert np.abs(seen - known).max() < 4                                      # the right crop of the sheet

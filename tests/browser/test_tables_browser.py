@@ -23,7 +23,8 @@ def twins(tmp_path_factory):
     rng = np.random.default_rng(0)
     many = AttackTable().wait()
     many.people, many.chunks = [f"person {i // 6}, camera {i % 6}, {i:05d}.jpg" for i in range(MANY)], {
-        f"0|8|euclidean|{a}": [[a + i, *map(int, rng.integers(0, 2, 2)), *map(float, rng.uniform(0, 1.4, 4).round(4))] for i in range(500)] for a in range(0, MANY, 500)}
+        f"0|8|euclidean|{a}": [[a + i, *map(int, rng.integers(0, 2, 2)), *map(float, rng.uniform(0, 1.4, 4).round(4))]
+                               for i in range(500)] for a in range(0, MANY, 500)}
     made["many"] = many.save(folder / "many.html")
     demo = PaperTable().wait()
     demo.place = demo.places[0]
@@ -191,7 +192,8 @@ def test_attacks_in_lab(notebook):
     status, rows = widget.get_by_role("status"), widget.locator("tbody tr")
     page.wait_for_function(WAIT, arg=[status.element_handle(), "FGSM, eps 8/255: Rank-1"])
     widget.get_by_label("attack", exact=True).select_option("LTA")
-    page.wait_for_function("([w]) => { const n = w.querySelectorAll('tbody tr').length; return n > 0 && n < 10; }", arg=[widget.element_handle()])  # some are there, some are not yet
+    # some are there, some are not yet
+    page.wait_for_function("([w]) => { const n = w.querySelectorAll('tbody tr').length; return n > 0 && n < 10; }", arg=[widget.element_handle()])
     widget.get_by_role("button", name="cancel").click()
     page.wait_for_function(WAIT, arg=[status.element_handle(), "stopped after"])
     assert 0 < rows.count() < 10
@@ -231,7 +233,8 @@ def test_papers_in_lab(notebook, lab):
     from pathlib import Path
 
     root = Path(__file__).resolve().parents[2]
-    cells = [sleeper, f"papers = PaperTable(Papers(r'{root / 'data' / 'records'}', root=r'{root / 'data'}'), name='aos/table3')\npapers", "busy = PaperTable(Sleeper())\nbusy.title = 'Busy'\nbusy"]
+    cells = [sleeper, f"papers = PaperTable(Papers(r'{root / 'data' / 'records'}', root=r'{root / 'data'}'), name='aos/table3')\npapers",
+             "busy = PaperTable(Sleeper())\nbusy.title = 'Busy'\nbusy"]
     book = notebook("papers.ipynb", cells, dark=True, width=1440)
     page, widget = book.page, book.widget("Paper table")
     status = widget.get_by_role("status")

@@ -43,7 +43,8 @@ def main_path(page):
     page.wait_for_function("(w) => !w.textContent.includes('picked: gallery')", arg=ranked.element_handle())
     degradation, histogram = part("Degradation map"), part("Quality histogram")
     degradation.scroll_into_view_if_needed()
-    page.wait_for_function("(w) => /\\d+ of \\d+ points shown/.test(w.textContent) && w.textContent.includes('trustworthiness')", arg=degradation.element_handle())
+    page.wait_for_function("(w) => /\\d+ of \\d+ points shown/.test(w.textContent) && w.textContent.includes('trustworthiness')",
+                           arg=degradation.element_handle())
     box = degradation.locator("canvas").first.bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
@@ -67,7 +68,8 @@ def test_in_lab(notebook):
     widget = page.locator(".rb-widget").first
     assert page.evaluate(ground, [widget.element_handle(), False])
     chart = page.locator('.rb-widget[aria-label="Quality score"] canvas').first
-    page.wait_for_function("(w) => /own score \\d+, \\d+ ms/.test(w.textContent)", arg=widget.element_handle())  # all frames are there: nothing else will draw it
+    # all frames are there: nothing else will draw it
+    page.wait_for_function("(w) => /own score \\d+, \\d+ ms/.test(w.textContent)", arg=widget.element_handle())
     drawn = chart.evaluate("(c) => c.toDataURL()")
     page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
     page.wait_for_function(ground, arg=[widget.element_handle(), True])
@@ -91,9 +93,11 @@ def app(tmp_path_factory):
     home, port = tmp_path_factory.mktemp("voila"), free_port()
     page = home / "workbench.ipynb"
     shutil.copy(NOTEBOOK, page)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REIDBENCH_WIDGETS": "live", "JUPYTER_PLATFORM_DIRS": "1", "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "REIDBENCH_WIDGETS": "live", "JUPYTER_PLATFORM_DIRS": "1",
+                   "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython")}
     with open(home / "voila.log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "voila", f"--port={port}", "--no-browser", "--Voila.ip=127.0.0.1", str(page)], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "voila", f"--port={port}", "--no-browser", "--Voila.ip=127.0.0.1", str(page)], env=environment,
+                                   stdout=log, stderr=log)
     try:
         yield f"http://127.0.0.1:{port}/", process, home / "voila.log"
     finally:
@@ -114,7 +118,8 @@ def opened(chromium, app):
 
     yield new
     for tab in tabs:
-        strangers = [u for u in tab.strangers() if "fontawesome" not in u]  # Voila's own template asks for a font that nothing here needs: it stays away, and all works
+        # Voila's own template asks for a font that nothing here needs: it stays away, and all works
+        strangers = [u for u in tab.strangers() if "fontawesome" not in u]
         tab.context.close()
         assert not strangers and not tab.errors
 
