@@ -32,3 +32,16 @@ def test_the_workbench_imports_what_it_shows(python):
     heavy = ("torchvision", "torch._dynamo", "nbformat", "jsonschema", "sklearn", "umap", "scipy.stats", "onnx")
     found = python(f"import sys\nfrom reidbench.methods.baseline import shipped_identity\nfrom reidbench.methods.gaag import Adjuster\nfrom reidbench.widgets import Workbench\nshipped_identity()\nprint([m for m in {heavy!r} if m in sys.modules])")
     assert found.stdout.strip() == "[]", found.stdout + found.stderr
+
+
+def test_a_program_that_ends_while_widgets_work_ends_well(python):
+    "Python kills daemon threads when it ends; one killed within torch would end the program with it."
+    found = python("""
+import time
+from reidbench.widgets import AttackTable, Workbench
+page, table = Workbench(), AttackTable(begin=False)
+table.given = {name: (lambda embed, images, **more: (time.sleep(0.5), images)[1]) for name in table.given}
+table.compute()
+assert page.map.work.thread is not None and table.work.thread is not None
+""")
+    assert found.returncode == 0 and not found.stderr, (found.returncode, found.stderr)

@@ -286,7 +286,7 @@ class Attacking(Pictured):
                                  "check the pictures that the attack gives back")
             made.values[at], made.changed[at], made.images[at] = values, True, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
             made.done, made.seconds = int(at[-1]) + 1, first + time.perf_counter() - since
-            if self.stopped or wish != (self.attack, self.level()):
+            if self.stopped or self.work.ending or wish != (self.attack, self.level()):
                 raise Stopped
             self.fill(made, wish)
             self.say("loading", f"{wish[0]}: {made.done:,}/{len(query):,} queries, {made.seconds:.1f} s")

@@ -8,6 +8,7 @@ __all__ = ['WORD', 'SAID', 'STATES', 'HERE', 'FILES', 'Session', 'Newest', 'guar
            'TwinWidget']
 
 # %% ../../nbs/widgets/20_base.ipynb #f16247ea
+import atexit
 import base64
 import functools
 import hashlib
@@ -21,6 +22,7 @@ import string
 import threading
 import time
 import traceback
+import weakref
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -68,13 +70,18 @@ class Session(t.HasTraits):
 # %% ../../nbs/widgets/20_base.ipynb #1185f866
 class Newest:
     "Named jobs in one background thread; a newer job replaces a waiting one of its name."
+    ending = False            # the program ends: a long job stops at its next look, none begins
+    there = weakref.WeakSet()  # all of them
 
     def __init__(self):
         self.jobs, self.change, self.thread = {}, threading.Condition(), None
+        self.there.add(self)
 
     def put(self, name, job):
         "Call `job` as soon as what waits is done, in place of a waiting one of this name."
         with self.change:
+            if self.ending:
+                return
             self.jobs.pop(name, None)
             self.jobs[name] = job
             if self.thread is None:
@@ -103,6 +110,20 @@ class Newest:
             if not self.change.wait_for(lambda: self.thread is None, timeout):
                 raise TimeoutError(f"the widget's work was not done within {timeout} s")
         return True
+
+    @classmethod
+    def end(cls, patience=20):
+        "Drop what waits, and wait for what runs, at most `patience` seconds in all."
+        cls.ending, until = True, time.monotonic() + patience
+        for work in list(cls.there):
+            with work.change:
+                work.jobs.clear()
+                thread = work.thread
+            if thread is not None:
+                thread.join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(Newest.end)
 
 # %% ../../nbs/widgets/20_base.ipynb #a5987172
 def guard(method=None, *, model=True, background=None):

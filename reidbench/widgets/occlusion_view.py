@@ -164,7 +164,7 @@ class Covering(Grids):
             grid = grid | {"clean": clean, "values": [*grid["values"], *gained]}
             self.grow("grids", {key: grid})
             self.say("loading", f"row {row + 1}/{shape[0]}, {time.perf_counter() - start:.1f} s")
-            if self.stopped or self.key() != key or self.sources is not sources:
+            if self.stopped or self.work.ending or self.key() != key or self.sources is not sources:
                 break
         return grid
 
