@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, Tab, end, free_port
@@ -45,12 +46,19 @@ def main_path(page):
     degradation.scroll_into_view_if_needed()
     page.wait_for_function("(w) => /\\d+ of \\d+ points shown/.test(w.textContent) && w.textContent.includes('trustworthiness')",
                            arg=degradation.element_handle())
-    box = degradation.locator("canvas").first.bounding_box()
-    page.mouse.move(box["x"] + 5, box["y"] + 5)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=5)
-    page.mouse.up()
-    page.wait_for_function("(w) => /[1-9]\\d* selected/.test(w.textContent)", arg=histogram.element_handle())  # linked
+    linked = lambda: page.evaluate("(w) => /[1-9]\\d* selected/.test(w.textContent)", histogram.element_handle())
+    for _ in range(4):  # what is still computed above may push the map aside between the look and the drag
+        box = degradation.locator("canvas").first.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=5)
+        page.mouse.up()
+        end = time.monotonic() + 15
+        while not linked() and time.monotonic() < end:
+            page.wait_for_timeout(100)
+        if linked():
+            break
+    assert linked(), (box, degradation.inner_text(), histogram.inner_text())
     attack = part("Attack distances")
     attack.scroll_into_view_if_needed()
     attack.get_by_role("button", name="go on").click()
