@@ -67,7 +67,7 @@ class IdentityNet(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone = backbone if isinstance(backbone, Backbone) else build(backbone, last_stride, weights, mean, std)
-        # None: it cannot be stored
+        # a config of None: it cannot be stored
         self.config = {**self.backbone.config, "num_classes": num_classes, "neck": neck, "pool": pool, "dropout": dropout,
                        **({"unit": True} if unit else {})} if self.backbone.config else None
         self.neck, self.unit = neck, unit

@@ -124,7 +124,7 @@ def laid(
 # %% ../../nbs/widgets/70_degradation_map.ipynb #2344c9ed
 SIZE = (96, 48)                  # height and width of a thumbnail, pixels
 SHEET, ROOM = 300, 380_000       # thumbnails of a sheet; bytes of points in a twin
-# names, a scale, not known
+# colours of names, of a scale, of what is not known
 PALETTE = np.vstack([np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for c in OKABE_ITO[:7]]), COLOURS[:255], [[138, 144, 153]]]).astype(np.uint8)
 PALETTE = np.hstack([PALETTE, np.full((len(PALETTE), 1), 255, np.uint8)])
 

@@ -273,7 +273,7 @@ class AttackTraining:
 
     def fit(self):
         "Train, or go on, or read what is finished: -> Run(attacker, record)."
-        # it is small
+        # the attacker is small: the first process trains it for all
         return by_the_first(lambda: finished_attacker(self), lambda accelerator: _fit_attacker(self, accelerator), self.settings.device,
                             self.settings.processes)
 

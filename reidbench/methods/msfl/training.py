@@ -165,7 +165,7 @@ def small(
 ):
     "Settings cut to two CPU cores and the sample set: as the baseline's, a pyramid of a quarter of the width, the cheap penalty where it serves."
     cut = baseline.small(settings or MSFLSettings(), **{"width": 128, "middle": 32, **changes})
-    # where it may agree with the exact one
+    # the gated penalty, where it may agree with the exact one
     cheap = "mode" not in changes and cut.penalty > 0 and cut.regulariser == "gradient" and cut.q == 2 and not cut.squared
     return replace(cut, mode="auto") if cheap else cut
 
