@@ -42,6 +42,6 @@ from reidbench.widgets import AttackTable, Workbench
 page, table = Workbench(), AttackTable(begin=False)
 table.given = {name: (lambda embed, images, **more: (time.sleep(0.5), images)[1]) for name in table.given}
 table.compute()
-assert page.map.work.thread is not None and table.work.thread is not None
+assert table.work.thread is not None and any(part.work.thread for part in page.widgets.values())
 """)
     assert found.returncode == 0 and not found.stderr, (found.returncode, found.stderr)

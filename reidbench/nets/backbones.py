@@ -242,7 +242,7 @@ def _fold(module):
         setattr(module, name, _fold(child)) if not isinstance(module, nn.ModuleDict) else module.update({name: _fold(child)})
     return module
 
-
+# %% ../../nbs/nets/30_backbones.ipynb #1460abf4
 def frozen(
     model,            # a module; it is copied, not changed
     dtype=None,       # torch.bfloat16 or torch.float16 for speed; None keeps the precision

@@ -87,7 +87,7 @@ class Budget:
             return find(f"{_module(run.method)}:small")(settings, **{**own, **changes, "seed": seed})
         return replace(settings, **changes, seed=seed)
 
-
+# %% ../../nbs/studies/30_runner.ipynb #a2ecb117
 def _module(method):
     return METHODS[method].split(":")[0]
 
@@ -157,7 +157,7 @@ def plan(
         _order(key, jobs, placed)
     return list(placed.values()), cannot
 
-
+# %% ../../nbs/studies/30_runner.ipynb #c38c30d2
 def _order(key, jobs, placed, behind=()):
     "Place a job behind all that it needs."
     if key in behind:
@@ -377,7 +377,7 @@ def searched(
         made["source"] = _weights(Path(place) / key)  # the weights' hash of the model that it was made on
     return result.after, {"attack": {"before": before, "own": after["own"], "wrong": after["wrong"], "seconds": attack.seconds / max(attack.count, 1), **made}}
 
-
+# %% ../../nbs/studies/30_runner.ipynb #663f48c3
 def _aimed(run, job, net, place, root):
     "The attack, ready; and the model that it asks in the place of the attacked one, or None."
     settings, key = job.settings, dict(job.sources).get(run.attack.source)

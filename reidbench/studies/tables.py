@@ -69,7 +69,7 @@ class DataSet:
             return mlr(benchmark, self.mlr_camera)
         return benchmark if self.low_camera is None else ask_from(benchmark, self.low_camera)
 
-
+# %% ../../nbs/studies/10_tables.ipynb #e30532b3
 def ask_from(
     benchmark,  # data.people.Benchmark
     camid,      # the camera that asks

@@ -166,7 +166,7 @@ def as_they_come(
         teacher.unit = False
     return teacher
 
-
+# %% ../../../nbs/methods/gaag/30_attacker.ipynb #a4b01581
 class Attacked(NamedTuple):
     "What an attack made."
     images: torch.Tensor  # [N, 3, H, W] in [0, 1]
