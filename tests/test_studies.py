@@ -488,9 +488,12 @@ def test_a_failure_never_takes_figures_away(instant, sets, tmp_path, capsys):
     assert "FAILED, RuntimeError: the disk has gone" in capsys.readouterr().err and Record.load(file) == good
     assert made.states()[["state", "why"]].values.tolist() == [["failed", "RuntimeError: the disk has gone"]]
     assert [f.parent.name for f in (tmp_path / "records").rglob("*.json") if f != file] == ["failures"]
-    assert Results(made.table, tmp_path / "records", budget=made.budget).frame()["ours"].tolist() == [50, 25]  # as they were
+    told = Results(made.table, tmp_path / "records", budget=made.budget).frame()
+    assert told["ours"].tolist() == [50, 25]  # as they were
+    assert told["notes"].str.contains("tried again and failed, the figures are of before: seed 0 (RuntimeError: the disk has gone)", regex=False).all()
     sys.modules["first"].train = train
     assert made.run(quiet=True).states()["state"].tolist() == ["done"] and list((tmp_path / "records").rglob("*.json")) == [file]
+    assert not Results(made.table, tmp_path / "records", budget=made.budget).frame()["notes"].str.contains("tried again").any()
 
 
 @pytest.mark.parametrize("file,content", [("record.json", '{"name": "t", "sett'), ("model.safetensors", "x" * 50),

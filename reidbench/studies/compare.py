@@ -23,7 +23,7 @@ from .. import __version__
 from ..core.record import Record
 from ..core.show import OKABE_ITO, figure
 from ..data.degrade import SEVERITIES
-from .runner import Budget, agrees, check_changes
+from .runner import Budget, agrees, check_changes, last_failure
 from .tables import FGSM, FNA, LTA, M_IFGSM, ODFA, SMA, STREET, Cell, Figure, Run, Table, called, elsewhere
 from .tables import table as table_by_name
 
@@ -34,7 +34,9 @@ def read(
 ):
     "{work: {seed: Record}} of all records of a budget."
     found = {}
-    for (work, seed), (_, record) in files_of(folder, budget, lambda said: warnings.warn(f"left out: {said}", stacklevel=3)).items():
+    for (work, seed), (file, record) in files_of(folder, budget, lambda said: warnings.warn(f"left out: {said}", stacklevel=3)).items():
+        if not record.failure and (failure := last_failure(file)):
+            record.details["failed since"] = failure
         found.setdefault(work, {})[seed] = record
     return found
 
@@ -89,7 +91,7 @@ def partial(record):
 
 
 def marks(records, run, budget, shown=None):
-    "What a reader must know of these records: failed seeds, another version, settings that have changed since, pictures that were missing, other models than those `shown` beside them (of `models`)."
+    "What a reader must know of these records: failed seeds and tries, another version, settings that have changed since, pictures that were missing, other models than those `shown` beside them (of `models`)."
     said, shown = [], shown or {}
     for seed, record in sorted(records.items()):
         began = run.starts_from and run.starts_from.training
@@ -101,6 +103,9 @@ def marks(records, run, budget, shown=None):
     failed = sorted(s for s, r in records.items() if r.failure)
     if failed:
         said.append(f"failed: seed {', '.join(map(str, failed))} ({records[failed[0]].failure})")
+    since = {s: r.details["failed since"] for s, r in sorted(records.items()) if "failed since" in r.details}
+    if since:
+        said.append(f"tried again and failed, the figures are of before: seed {', '.join(map(str, since))} ({next(iter(since.values()))})")
     others = sorted({r.details.get("reidbench", "?") for r in records.values()} - {__version__})
     if others:
         said.append(f"made by reidbench {', '.join(others)}")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FREE', 'SMALLER', 'TOLD', 'ENGINES', 'COLOURS', 'Budget', 'what', 'Job', 'lacking', 'plan', 'record_name',
-           'record_file', 'beside', 'readable', 'keep', 'model_of', 'finished', 'trained', 'first', 'found', 'Once',
-           'searched', 'source', 'cost', 'reader', 'agrees', 'done', 'work_off', 'Study', 'check_changes', 'asked',
-           'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
+           'record_file', 'beside', 'readable', 'last_failure', 'keep', 'model_of', 'finished', 'trained', 'first',
+           'found', 'Once', 'searched', 'source', 'cost', 'reader', 'agrees', 'done', 'work_off', 'Study',
+           'check_changes', 'asked', 'lock', 'locked', 'Report', 'here', 'ray_cluster', 'draw_plan']
 
 # %% ../../nbs/studies/30_runner.ipynb #9e5c73ec
 import hashlib
@@ -202,7 +202,7 @@ def record_file(
 def beside(
     file,  # of a cell's record
 ):
-    "Where a failure is written as long as figures stand in the cell's record; who reads records does not look there."
+    "Where a failure is written as long as figures stand in the cell's record; `last_failure` looks there."
     return Path(file).parent / "failures" / Path(file).name
 
 
@@ -212,6 +212,16 @@ def readable(file):
         return Record.load(file)
     except (FileNotFoundError, ValueError):
         return None
+
+
+def last_failure(
+    file,  # of a cell's record
+):
+    "Why the last try at a cell failed, or ''; where its record has figures, these are of a try before."
+    record, failed = readable(file), readable(beside(file))
+    if failed is not None and (record is None or failed.created >= record.created):
+        return failed.failure
+    return record.failure or "" if record is not None else ""
 
 
 def keep(
@@ -550,12 +560,8 @@ class Study:
         return Record.load(file) if file.is_file() else None
 
     def failure(self, run, seed):
-        "Why the last try at a cell failed, or ''; where its record has figures, these are of a try before."
-        file = record_file(self.folder, self.budget, run, seed)
-        record, failed = readable(file), readable(beside(file))
-        if failed is not None and (record is None or failed.created >= record.created):
-            return failed.failure
-        return record.failure or "" if record is not None else ""
+        "Why the last try at a cell failed, or ''; as `last_failure`."
+        return last_failure(record_file(self.folder, self.budget, run, seed))
 
     def missing(self, data):
         "Why a set cannot be read, or ''."
