@@ -382,7 +382,7 @@ def _draw_results(results):
     lines = results.frame()
     columns = list(dict.fromkeys(zip(lines["group"], lines["metric"])))
     cell = {(r.row, r.group, r.metric): r for r in lines.itertuples()}
-    heads = "".join(f"<th style='text-align:center'>{html.escape(g)}<br>{html.escape(m)}</th>" for g, m in columns)
+    heads = "".join(f"<th style='text-align:center'>{html.escape(g)}<br><span style='white-space:nowrap'>{html.escape(m)}</span></th>" for g, m in columns)
     body = ""
     for row in dict.fromkeys(lines["row"]):
         places = "".join(_place(cell.get((row, *column)), lines["seeds"].max()) for column in columns)
@@ -404,7 +404,7 @@ def _place(line, most):
     digits = 2 if line.metric in ("params", "flops") else 1
     ours = paper = "–"
     if _there(line.ours):
-        ours = f"<b>{line.ours:.{digits}f}</b>" + (f" ± {line.sd:.1f}" if _there(line.sd) and digits == 1 else "") + (f" ({line.seeds})" if line.seeds < most else "")
+        ours = f"<b>{line.ours:.{digits}f}</b>" + (f" ±&nbsp;{line.sd:.1f}" if _there(line.sd) and digits == 1 else "") + (f" ({line.seeds})" if line.seeds < most else "")
     if _there(line.paper):
         paper = f"{line.paper:g}" + (" †" if line.doubt else "") + (f" ({line.difference:+.1f})" if _there(line.difference) and not line.different else "")
     return f"<td style='text-align:center' title='{said}'>{ours}{' *' if line.notes else ''}<br><small style='opacity:.65'>{paper}</small></td>"
