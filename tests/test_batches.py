@@ -1,4 +1,6 @@
 "The sampler's promises on any set; the cache in memory and in a file."
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from reidbench.data.augment import Augment, Erase, Flip, PadCrop, ResizeCrop
 from reidbench.data.batches import Batches, Pixels, PKSampler, ShuffleSampler
+from reidbench.methods.jad import Proactive
 
 
 @settings(max_examples=80, deadline=None)
@@ -55,6 +58,16 @@ def test_processes_share_a_batch(colours):
     assert torch.equal(torch.cat([b.images for b in parts]), whole.images) and torch.equal(torch.cat([b.labels for b in parts]), whole.labels)
     with pytest.raises(ValueError, match="shared by 3 processes"):
         next(Batches(colours.train, pixels, sampler, rank=0, world=3).epoch(0))
+
+
+@pytest.mark.parametrize("transform", [Flip(), PadCrop(2), ResizeCrop(1.2), Erase(), Proactive({"fusion": 1}), Proactive({"local": 1})], ids=lambda t: type(t).__name__)
+def test_the_largest_number_that_can_be_thrown_is_below_one(transform, monkeypatch):
+    "Float32 rounds the last float64 numbers below 1 up to 1: one in 2**25, and a crop then begins beyond the last place."
+    augment = Augment([transform], 0)
+    largest = types.SimpleNamespace(random=lambda n: np.full(n, 1 - 2**-53))
+    monkeypatch.setattr("reidbench.data.augment.keyed", lambda *key: largest)
+    images = torch.rand(3, 3, 32, 16)
+    assert augment.dice(0, range(3)).max() < 1 and augment(images, 0, range(3)).shape == images.shape
 
 
 def test_labels_are_dense(colours):

@@ -269,8 +269,9 @@ class Augment:
         self.draws = sum(t.draws for t in self.transforms)
 
     def dice(self, epoch, index):
-        "Uniform numbers [N, draws], the same for the same (seed, epoch, index)."
-        return torch.tensor([keyed(self.seed, epoch, i).random(self.draws).tolist() for i in index], dtype=torch.float32).view(len(index), self.draws)
+        "Uniform numbers [N, draws] in [0, 1), the same for the same (seed, epoch, index)."
+        u = torch.tensor([keyed(self.seed, epoch, i).random(self.draws).tolist() for i in index], dtype=torch.float32).view(len(index), self.draws)
+        return u.clamp(max=1 - 2**-24)  # float32 rounds one number in 2**25 up to 1, a place beyond the last
 
     def __call__(
         self,
