@@ -390,6 +390,62 @@ def test_of_two_records_of_a_cell_the_newer_counts(instant, sets, tmp_path):
     assert found[made.runs[0].work][0].metrics["mAP"] == 0.25 and files[made.runs[0].work, 0] == file and len(papers.broken) == 2
 
 
+def test_a_failure_elsewhere_hides_no_figures(instant, sets, tmp_path):
+    from reidbench.studies.papers import Papers, Place
+
+    made = pair(sets, tmp_path, table=rows(("a", {}), method="first")).run(quiet=True)
+    file = runner.record_file(tmp_path, made.budget, made.runs[0], 0)
+    bad = replace(Record.load(file), failure="RuntimeError: the disk has gone", metrics={}, created="2999-01-01T00:00:00Z")
+    other = tmp_path / "other" / made.budget.label / file.name
+    bad.save(other)
+    found, files = Papers((tmp_path / "records", tmp_path / "other"), places={"here": Place(budget="small")}).read(made.budget)
+    assert files[made.runs[0].work, 0] == file and found[made.runs[0].work][0].details["failed since"] == bad.failure
+    bad.save(file.with_name("z-copy.json"))
+    with pytest.warns(UserWarning, match=f"z-copy.json: {file} has figures, this later one failed"):
+        told = Results(made.table, tmp_path / "records", budget=made.budget).frame()
+    assert told["ours"].tolist() == [50, 25] and told["notes"].str.contains("tried again and failed").all()
+
+
+@pytest.mark.parametrize("more", [dict(title="Mine"), dict(protocol="single-gallery-shot")], ids=["another title", "another protocol"])
+def test_one_set_by_another_title_or_protocol_is_one_training(instant, sets, tmp_path, more):
+    made = pair(sets, tmp_path, table=rows(("a", {}), method="first")).run(quiet=True)
+    again = pair(sets, tmp_path, table=rows(("a", {}), method="first", data=replace(TINY, **more)))
+    assert again.jobs[0].key == made.jobs[0].key
+    assert again.states()["state"].tolist() == ["done" if "title" in more else "waiting"] and again.run(quiet=True).states()["state"].tolist() == ["done"]
+    assert len(instant) == 1 and len(list((tmp_path / "records").rglob("*.json"))) == (1 if "title" in more else 2)
+
+
+SLIPS = {"method": (dict(method="identificaton"), "no method 'identificaton': did you mean 'identification'"),
+         "attack": (dict(attack=tables.Tool("FGMS")), "no attack or defence 'FGMS': did you mean 'FGSM'"),
+         "protocol": (dict(test=replace(TINY, protocol="markt")), "no protocol 'markt': did you mean 'market'"),
+         "degradation": (dict(degrade=("blurr", 3)), "no degradation 'blurr': did you mean 'blur'"),
+         "severity": (dict(degrade=("blur", 7)), "no severity '7': there are: 0, 1, 2, 3, 4, 5, slight")}
+
+
+@pytest.mark.parametrize("slip,said", SLIPS.values(), ids=SLIPS)
+def test_a_slip_in_a_table_of_ones_own_is_told_at_once(sets, tmp_path, slip, said):
+    own = rows(("a", {}))
+    cells = tuple(replace(cell, runs=(replace(cell.run, **slip),)) for cell in own.cells)
+    with pytest.raises(ValueError, match=re.escape(f"own/table (a, Tiny, Rank-1): {said}")):
+        study(sets, tmp_path, table=replace(own, cells=cells))
+
+
+@pytest.mark.parametrize("change,said", [(lambda c: (replace(c[0], metric="Rank-20"), *c[1:]), "no metric 'Rank-20': did you mean 'Rank-10'"),
+                                         (lambda c: (*c, c[0]), "two cells stand in this place")], ids=["metric", "place"])
+def test_a_place_that_can_never_be_filled_is_told_at_once(sets, tmp_path, change, said):
+    own = rows(("a", {}))
+    for ask in (lambda table: study(sets, tmp_path, table=table), lambda table: Results(table, {})):
+        with pytest.raises(ValueError, match=said):
+            ask(replace(own, cells=change(own.cells)))
+
+
+def test_many_changes_make_no_folder_name_too_long(tmp_path):
+    many = tuple((f"some_long_setting_{k}", k) for k in range(19))
+    one, same, other = Budget("small", many), Budget("small", many[::-1]), Budget("small", (*many[1:], ("some_long_setting_0", 7)))
+    assert len(one.label) <= 200 and one.label == same.label != other.label
+    Record("a").save(tmp_path / one.label / record_name(rows(*TWO).cells[0].run, 0))
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 def test_progress_counts_cells_and_what_others_make(instant, sets, tmp_path, capsys, monkeypatch):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..data.benchmarks import PUBLISHED, locate
-from .compare import Results, command, figure_of, files_of
+from .compare import Results, command, figure_of, files_of, shown_of
 from .runner import Budget, lacking
 from .tables import nearest
 from .tables import table as table_by_name
@@ -75,7 +75,7 @@ class Papers:
 
     def __init__(
         self,
-        records=("data/records", "outputs/studies/records"),  # folders that hold one folder of records a budget; the later win
+        records=("data/records", "outputs/studies/records"),  # folders that hold one folder of records a budget; the later win, but no failure over figures
         root="data",                # folder of the sets
         folder="outputs/studies",   # where runs that are started here go
         places=None,                # label -> Place; None: PLACES
@@ -107,8 +107,9 @@ class Papers:
         found, files = {}, {}
         for place in self.records:
             for (work, seed), (file, record) in files_of(place, budget, self.broken.append).items():
-                found.setdefault(work, {})[seed] = record
-                files[work, seed] = file
+                former = found.setdefault(work, {}).get(seed)
+                if former is None or shown_of(former, record) is record:
+                    found[work][seed], files[work, seed] = record, file
         return found, files
 
     def page(self, table, place):

@@ -32,7 +32,7 @@ from .. import __version__
 from ..core.record import Record, all_settings, peak_memory, plain, reset_peak_memory, settings_of, surroundings, write_whole
 from ..core.show import OKABE_ITO, figure
 from ..train.loop import HOW, agreed, launched, processes
-from .tables import METHODS, TOOLS, Run, Table, called, digest, find, make_settings, nearest, slug
+from .tables import METHODS, TOOLS, Run, Table, called, check_cells, digest, find, make_settings, nearest, slug
 from .tables import table as table_by_name
 
 # %% ../../nbs/studies/30_runner.ipynb #517e06f5
@@ -53,8 +53,10 @@ class Budget:
 
     @property
     def label(self):
-        "Its name as a folder, whatever the order of the changes; where that would lose a sign or a point, a few digits tell values apart."
-        return "-".join([self.name, *(text for _, text in sorted(self._told().items()))])
+        "Its name as a folder, whatever the order of the changes; where that would lose a sign or a point, or be too long for a folder, a few digits tell budgets apart."
+        told = sorted(self._told().items())
+        text = "-".join([self.name, *(text for _, text in told)])
+        return text if len(text) <= 200 else f"{text[:180].rstrip('-')}-{digest(told)}"
 
     def _told(self):
         "The changes that make another cell, as they stand in the label."
@@ -118,7 +120,7 @@ class Job:
     @property
     def key(self):
         told = digest([self.run.method, what(self.settings), self.train_set.identity, self.start])
-        return f"{slug(self.run.method)}-{slug(self.train_set.title)}-{told}-seed{self.seed}"
+        return f"{slug(self.run.method)}-{slug(self.run.train.learnt.label)}-{told}-seed{self.seed}"
 
     @property
     def needs(self):
@@ -185,7 +187,7 @@ def _put(jobs, run, seed, budget, search=True):
 # %% ../../nbs/studies/30_runner.ipynb #3f568c3c
 def record_name(run, seed):
     "The name of one cell's record: cells of several tables that are the same work share it."
-    return f"{slug(run.method)}-{slug(run.test.title)}-{run.work}-seed{seed}.json"
+    return f"{slug(run.method)}-{slug(run.test.label)}-{run.work}-seed{seed}.json"
 
 
 def record_file(
@@ -549,6 +551,7 @@ class Study:
             raise ValueError("seeds: give at least one")
         self.budget = Budget(budget, tuple(dict(changes).items()))
         self._cells = _wanted(self.table.cells_for(on, other), rows, self.table)
+        check_cells(self._cells)
         self.runs = tuple({run.work: run for cell in self._cells for run in cell.runs}.values())
         check_changes(self.runs, self.budget.changes)
         self.jobs, self.cannot = plan(self.runs, self.seeds, self.budget)

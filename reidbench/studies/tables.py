@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SINGLE', 'MARKET', 'DUKE', 'MSMT17', 'CUHK03', 'MLR_CUHK03', 'MLR_VIPER', 'CAVIAR', 'STREET', 'STREET_LOW',
-           'STREET_DARK', 'SECOND_TOWN', 'PLAIN_SETS', 'LOW_SETS', 'METHODS', 'STARTS_FROM', 'FIELDS', 'OWN_OF_SET',
-           'TOOLS', 'FGSM', 'M_IFGSM', 'SMA', 'FNA', 'ODFA', 'LTA', 'LTA_ONE', 'DMR', 'P1', 'P2', 'CS', 'MISPRINTS',
-           'EACH', 'TABLES', 'OURS', 'AREAS', 'PROBABILITIES', 'RATIOS', 'SCALES', 'DataSet', 'ask_from', 'Tool',
-           'scaling', 'find', 'nearest', 'translate', 'digest', 'slug', 'Run', 'make_settings', 'Figure', 'Cell',
-           'called', 'elsewhere', 'Table', 'Misprint', 'Column', 'Row', 'row', 'columns', 'on_sets', 'parse', 'add',
-           'tables', 'table']
+           'STREET_DARK', 'SECOND_TOWN', 'SETS', 'PLAIN_SETS', 'LOW_SETS', 'METHODS', 'STARTS_FROM', 'FIELDS',
+           'OWN_OF_SET', 'TOOLS', 'FGSM', 'M_IFGSM', 'SMA', 'FNA', 'ODFA', 'LTA', 'LTA_ONE', 'DMR', 'P1', 'P2', 'CS',
+           'MISPRINTS', 'EACH', 'TABLES', 'OURS', 'AREAS', 'PROBABILITIES', 'RATIOS', 'SCALES', 'FIGURES', 'DataSet',
+           'ask_from', 'Tool', 'scaling', 'find', 'nearest', 'translate', 'digest', 'slug', 'Run', 'make_settings',
+           'Figure', 'Cell', 'called', 'elsewhere', 'Table', 'Misprint', 'Column', 'Row', 'row', 'columns', 'on_sets',
+           'parse', 'add', 'tables', 'table', 'check_cells']
 
 # %% ../../nbs/studies/10_tables.ipynb #50cc881a
 import difflib
@@ -41,6 +41,12 @@ class DataSet:
         "What makes two sets the same for a run: all but the title."
         return {k: v for k, v in asdict(self).items() if k != "title"}
 
+    @property
+    def label(self):
+        "What files are named after: the title of the tables' set that is the same, else its own name; so that the same work has the same file."
+        own = self.name if self.mlr_camera is None else f"MLR-{self.name}"
+        return next((d.title for d in SETS if d.identity == self.identity), own)
+
     def at(self, seed):
         "The set for one seed: of a set that is published in several splits, seed n takes split n; of VIPeR under the MLR recipe split 2 n, because the splits in between differ in who asks alone."
         step = 2 if self.name == "viper" and self.mlr_camera is not None else 1
@@ -49,7 +55,8 @@ class DataSet:
     @property
     def learnt(self):
         "The set as a training meets it: who asks is no part of it, so that tables which ask differently share their models."
-        return self if self.low_camera is None else replace(self, title=PLAIN_SETS.get(self.name, self).title, protocol="market", low_camera=None)
+        title = self.title if self.low_camera is None else PLAIN_SETS.get(self.name, self).title
+        return replace(self, title=title, protocol="market", low_camera=None)
 
     def _above(self, root):
         "The folder that holds its folder: another sample set than the usual one lives beside that."
@@ -94,6 +101,7 @@ STREET = DataSet("Street", "street")
 STREET_LOW = DataSet("Street, low-resolution queries", "street", (), SINGLE, low_camera=6)
 STREET_DARK = DataSet("Street, dark queries", "street", (), SINGLE, low_camera=4)
 SECOND_TOWN = DataSet("Street, second town", "street", (("seed", 1),))
+SETS = (MARKET, DUKE, MSMT17, CUHK03, MLR_CUHK03, MLR_VIPER, CAVIAR, STREET, STREET_LOW, STREET_DARK, SECOND_TOWN)
 PLAIN_SETS = {d.name: d for d in (MARKET, DUKE, MSMT17, CUHK03, STREET)}
 LOW_SETS = {**{d.name: d for d in (MLR_CUHK03, MLR_VIPER, CAVIAR, STREET_LOW)}, "street-dark": STREET_DARK}
 
@@ -1146,3 +1154,30 @@ def table(
     if name not in TABLES:
         raise ValueError(f"no table {name!r}: {nearest(name, TABLES)}")
     return TABLES[name]
+
+# %% ../../nbs/studies/10_tables.ipynb #872069df
+FIGURES = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "params", "flops")  # what a record holds of a search; and its curves
+
+
+def check_cells(
+    cells,  # Cells of one table
+):
+    "Refuse at once what would come out after hours, or never: a name that nothing can be made with, two cells in one place."
+    from reidbench.data.degrade import SEVERITIES, SEVERITY_NAMES
+    from reidbench.metrics.ranking import PROTOCOLS
+
+    places = set()
+    for cell in cells:
+        place = cell.row, cell.group, cell.metric
+        where = f"{cell.table} ({', '.join(place)})"
+        if place in places:
+            raise ValueError(f"{where}: two cells stand in this place; give one of them another row or group")
+        places.add(place)
+        asked = [("metric", cell.metric, FIGURES)] if cell.figure.unit != "curve" else []
+        for run in cell.runs:
+            asked += [("method", run.method, METHODS), ("protocol", run.test.protocol, PROTOCOLS), *(("degradation", kind, SEVERITIES) for kind in run.degrade[:1]),
+                      *(("attack or defence", tool.name, TOOLS) for tool in (run.attack, run.defence) if tool)]
+            asked += [("severity", str(severity), (*"012345", *SEVERITY_NAMES)) for severity in run.degrade[1:]]
+        for of, name, known in asked:
+            if name not in known:
+                raise ValueError(f"{where}: no {of} {name!r}: {nearest(name, known)}")
