@@ -245,6 +245,14 @@ def test_a_query_that_nobody_can_answer_is_left_alone(town):
     assert np.isnan(found.after.ap[left]).all() and np.isfinite(found.after.ap[~left]).all()
 
 
+def test_person_0_of_an_own_set_is_attacked_too(colours):
+    zero = replace(colours, query=colours.query.assign(pid=colours.query["pid"] - 8), gallery=colours.gallery.assign(pid=colours.gallery["pid"] - 8))
+    attack = lambda embed, images, **more: images
+    assert attacked(zero, Flat(), attack, side="gallery", size=(32, 16)).images == len(zero.gallery)
+    unasked = replace(zero, query=zero.query[zero.query["pid"] > 0])  # then she is a distractor
+    assert attacked(unasked, Flat(), attack, side="gallery", size=(32, 16)).images == (zero.gallery["pid"] > 0).sum()
+
+
 def test_attackers_who_know_and_who_do_not(town):
     net, seen = Flat(), []
 

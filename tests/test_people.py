@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reidbench.data.people import MATTE, BadImage, Benchmark, check_people, open_image, readable, unanswerable
+from reidbench.data.people import MATTE, BadImage, Benchmark, check_people, nobody, open_image, readable, unanswerable
 
 
 def table(rows):
@@ -66,6 +66,7 @@ def test_pid_0_is_a_person_where_somebody_asks_for_it(pictures):
     people = table([pictures("a.png", 0, 1), pictures("b.png", 0, 2), pictures("c.png", 1, 1)])
     b = Benchmark("own", people, people.iloc[:1], people.iloc[1:])
     assert b.summary()["identities"].tolist() == [2, 1, 2] and b.classes() == {0: 0, 1: 1}
+    assert nobody(b.query) == {-1} and nobody(people.iloc[2:]) == {-1, 0}
 
 
 def test_classes_leave_junk_out():

@@ -426,6 +426,13 @@ def test_ask_from(colours):
         ask_from(colours, 7)
 
 
+def test_person_0_asks_from_another_camera_where_she_asked_before(colours):
+    zero = replace(colours, query=colours.query.assign(pid=colours.query["pid"] - 8), gallery=colours.gallery.assign(pid=colours.gallery["pid"] - 8))
+    assert set(ask_from(zero, 1).query["pid"]) == {0, 1, 2, 3}
+    unasked = replace(zero, query=zero.query[zero.query["pid"] > 0])  # then she is a distractor
+    assert set(ask_from(unasked, 1).query["pid"]) == {1, 2, 3} and (ask_from(unasked, 1).gallery["pid"] == 0).any()
+
+
 # -- claims and pictures -----------------------------------------------------------------------------------------------
 
 def test_gains():

@@ -2,6 +2,7 @@
 import importlib
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_a_run_that_could_not_be_read_is_told_again(tmp_path, monkeypatch):
     run.answer({"act": "resume", "id": 1})
     run.look()
     assert run.state == "error" and "was not started here" in run.status
+
+
+def test_points_of_person_0_narrow_the_list_to_her(colours):
+    import pandas as pd
+
+    from reidbench.widgets.workbench import Linked
+
+    query = colours.query.assign(pid=colours.query["pid"] - 8)
+    people = pd.concat([query, colours.gallery.assign(pid=colours.gallery["pid"] - 8)], ignore_index=True)
+    ranked, at = SimpleNamespace(query=5, sequence=[]), int(people.index[people["pid"] == 0][-1])
+    Linked.narrow(SimpleNamespace(session=SimpleNamespace(selected=(at - 1, at)), people=people, asks=range(len(query)), benchmark=SimpleNamespace(query=query),
+                                  ranked=ranked, _narrowed=False))
+    assert ranked.sequence == [0, 1] and ranked.query == 0
 
 
 def test_what_a_look_failed_with_is_said_before_the_next_look(tmp_path, monkeypatch):

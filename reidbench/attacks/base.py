@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..core.base import autocast, check_images, keyed, pick_device
 from ..core.show import figure
 from ..data.batches import Pixels
-from ..data.people import unanswerable
+from ..data.people import nobody, unanswerable
 from ..metrics.ranking import Embeddings, Ranking, evaluate, find_matches
 from ..metrics.reranking import evaluate_reranked
 from ..nets.backbones import frozen
@@ -338,7 +338,7 @@ class _Arena:
         table = self.tables[self.side]
         if self.side == "query":
             return np.flatnonzero(~unanswerable(table, self.tables["gallery"]))
-        return np.flatnonzero(table["pid"].isin(set(self.tables["query"]["pid"]) - {-1, 0}).to_numpy())
+        return np.flatnonzero(table["pid"].isin(set(self.tables["query"]["pid"]) - nobody(self.tables["query"])).to_numpy())
 
     def guides(self, rows, count, seed):
         "Pictures [N, K, 3, H, W] for an attack that asks for guides: of the other side; for one that only takes them, of its own."

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..core.base import check_images
-from .people import Benchmark, open_image
+from .people import Benchmark, nobody, open_image
 
 # %% ../../nbs/data/40_degrade.ipynb #373b2bbd
 def per_image(
@@ -360,7 +360,7 @@ def mlr(
         _write_small(folder, wanted)
     _verify_small(folder, wanted)
     train, test = (_with_small(t, camid, wanted, folder) for t in (benchmark.train, test))
-    asks = (test["camid"] == camid) & (test["pid"] != -1) & ((test["pid"] != 0) | bool((benchmark.query["pid"] == 0).any()))  # junk and distractors never ask
+    asks = (test["camid"] == camid) & ~test["pid"].isin(nobody(benchmark.query))  # junk and distractors never ask
     return replace(benchmark, name=f"MLR-{benchmark.name}", train=train, query=test[asks].reset_index(drop=True),
                    gallery=test[test["camid"] != camid].reset_index(drop=True), multi_query=None)
 

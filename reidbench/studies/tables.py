@@ -24,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.record import plain
+from ..data.people import nobody
 
 # %% ../../nbs/studies/10_tables.ipynb #5d605244
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def ask_from(
     asks = test["camid"] == camid
     if not asks.any() or asks.all():
         raise ValueError(f"camera {camid} must be one of two or more test cameras; {benchmark.name} has {sorted(set(test['camid']))}")
-    return replace(benchmark, query=test[asks & (test["pid"] > 0)].reset_index(drop=True), gallery=test[~asks].reset_index(drop=True), multi_query=None)
+    return replace(benchmark, query=test[asks & ~test["pid"].isin(nobody(benchmark.query))].reset_index(drop=True), gallery=test[~asks].reset_index(drop=True), multi_query=None)
 
 # %% ../../nbs/studies/10_tables.ipynb #810eb8b8
 SINGLE = "single-gallery-shot"

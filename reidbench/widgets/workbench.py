@@ -25,7 +25,7 @@ from torch import nn
 from ..core.record import write_whole
 from ..data import benchmarks
 from ..data.batches import Pixels
-from ..data.people import BadImage
+from ..data.people import BadImage, nobody
 from ..explain.activation import activation_map
 from ..metrics.ranking import Embeddings
 from ..nets.backbones import frozen
@@ -293,7 +293,7 @@ class Linked(Parts):
                 self._narrowed = False
                 self.ranked.start()
             return
-        wanted = set(self.people["pid"].iloc[sorted(rows)]) - {-1, 0}
+        wanted = set(self.people["pid"].iloc[sorted(rows)]) - nobody(self.benchmark.query)
         some = [q for q, (row, pid) in enumerate(zip(self.asks, self.benchmark.query["pid"])) if row in rows or pid in wanted]
         if some:
             self._narrowed, self.ranked.sequence = True, some

@@ -25,6 +25,7 @@ from ...core.record import LATER, Record, peak_memory, plain, settings_of, surro
 from ...data import benchmarks
 from ...data.augment import Augment, Flip
 from ...data.batches import Batches, Pixels
+from ...data.people import nobody
 from ...data.quality import domains, psnr, visible
 from ...losses.adversarial import slope_penalty
 from .. import baseline
@@ -523,7 +524,7 @@ def train(
 def _drawn(benchmark, kind, size, low_cameras, limit, dice):
     "Unseen people of good cameras and of bad ones, [N, 3, H, W] each, and what the cameras are."
     people = pd.concat([benchmark.query, benchmark.gallery], ignore_index=True)
-    people = people[people["pid"] > 0].reset_index(drop=True)
+    people = people[~people["pid"].isin(nobody(benchmark.query))].reset_index(drop=True)
     pixels = Pixels(people, size)
     groups = domains(people, kind, low_cameras, pixels)
     pick = lambda rows: rows if limit is None or len(rows) <= limit else np.sort(dice.choice(rows, limit, replace=False))

@@ -26,6 +26,7 @@ from ...core.record import LATER, Record, peak_memory, plain, settings_of, surro
 from ...core.show import figure
 from ...data import degrade
 from ...data.batches import Pixels
+from ...data.people import nobody
 from ...data.quality import domains, psnr, visible
 from ...losses.adversarial import FORMS
 from ..baseline import BaselineSettings, Run, finished, same_training
@@ -601,7 +602,7 @@ def appraise(
 
     kind, lies = adjuster.config["kind"], adjuster.bounds.device
     people = pd.concat([benchmark.query, benchmark.gallery], ignore_index=True)
-    people = people[people["pid"] > 0].reset_index(drop=True)
+    people = people[~people["pid"].isin(nobody(benchmark.query))].reset_index(drop=True)
     pixels = Pixels(people, tuple(adjuster.config["size"]))
     groups, dice = domains(people, kind, low_cameras, pixels), keyed(seed, 9)
     pick = lambda rows: rows if limit is None or len(rows) <= limit else np.sort(dice.choice(rows, limit, replace=False))
