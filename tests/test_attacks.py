@@ -136,8 +136,8 @@ def test_bad_input_is_named():
         FNA()(net, images, pids=[1] * 5)
     with pytest.raises(ValueError, match="not differentiable"):
         SMA()(lambda x: net(x.detach()), images)
-    with pytest.raises(ValueError, match="not differentiable"):
-        SMA()(lambda x: net((x * 255).round() / 255), images)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch.inference_mode\(\) allows none"):
+        SMA()(net, images)
     with pytest.raises(ValueError, match=r"embeddings \[N, D\]"):
         SMA()(lambda x: x, images)
     assert SMA()(net, images[:0]).shape == (0, 3, 16, 8)
@@ -296,9 +296,40 @@ def test_searches_that_cannot_be(town, options, words):
         attacked(town, Flat(), SMA(iterations=1), size=(32, 16), **options)
 
 
-def test_a_base_attack_has_no_beginning():
-    with pytest.raises(ValueError, match="no gradient"):
-        Attack()(lambda x: x.mean((2, 3)) * 0 + 1, pictures())
+def test_the_base_begins_a_step_beside_the_picture():
+    net, images = Net(), pictures()
+    out = Attack()(net, images)
+    unit = lambda x: nn.functional.normalize(net.eval()(x))
+    assert (unit(out) - unit(images)).norm(dim=1).min() > 1e-3 and (out - images).abs().max() <= 5 / 255 + 1e-6
+    assert torch.equal(out, ODFA()(net, images))  # but for a constant the same loss, from the same place
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_picture_without_a_slope_stays_and_the_others_go_on(fold):
+    net, black = Net().eval(), torch.zeros(1, 3, 16, 8)
+    with pytest.warns(UserWarning, match="LTA: every gradient was zero"):
+        assert torch.equal(LTA(fold=fold)(net, black), black)  # grey on black is black
+    images, guides = pictures(), pictures(seed=2)
+    guides[0] = images[0]
+    attack = IFGSM(batch=1, fold=fold)
+    out = attack(net, images, guides=guides)
+    assert attack.felt and (out - images)[0].abs().max() < 1e-6 and (out - images)[1:].abs().amax((1, 2, 3)).min() > 4 / 255
+
+
+def test_a_model_that_rounds_is_warned_of_once():
+    images, attack = pictures(), IFGSM(batch=2)
+    with pytest.warns(UserWarning, match="nothing of robustness") as heard:
+        out = attack(lambda x: Net().eval()((x * 255).round() / 255), images, guides=pictures(seed=2))
+    assert torch.equal(out, images) and len(heard) == 1 and not attack.felt
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("which", ALL)
+def test_half_pictures_stay_in_the_box(which, dtype):
+    net, images = Net(dtype), pictures(dtype=dtype)
+    out = which()(net, images, pids=WHO, guides=pictures(seed=2, dtype=dtype))
+    assert out.dtype == dtype and (out.float() - images.float()).abs().max() <= 5 / 255 + 1e-6 and out.min() >= 0 and out.max() <= 1
+    assert (out.float() - images.float()).abs().amax((1, 2, 3)).min() > 3 / 255
 
 
 def test_structural_similarity_is_torchmetrics():

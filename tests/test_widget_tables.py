@@ -69,6 +69,15 @@ def test_small_batches_tell_the_same(colours):
     assert np.allclose(*(np.array(t.lines(), dtype=float) for t in tables), atol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*every gradient was zero")
+def test_a_model_that_rounds_does_not_pass_for_a_robust_one(colours):
+    table = AttackTable(lambda images: stripes((images * 255).round() / 255), colours, {"it": IFGSM(**WEAK), "none": lambda embed, images, **more: images},
+                        size=SIZE).wait()
+    assert "every gradient was zero" in table.status
+    table.attack = "none"
+    assert "gradient" not in table.wait().status
+
+
 def test_results_are_kept_per_attack_and_eps(colours):
     asked = []
 

@@ -8,6 +8,7 @@ __all__ = ['aimed', 'dice_of', 'drawn', 'Attack', 'on_paper', 'Attacked', 'dista
 
 # %% ../../nbs/attacks/10_base.ipynb #33b07b8a
 import time
+import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,14 +106,17 @@ class _Asking:
             features = self.features(call, adv)
             total = total + self.loss(features, aims, images, iteration, call)
         (found,) = torch.autograd.grad(total.sum() / self.draws, adv, allow_unused=True) if total.requires_grad else (None,)
-        if found is None or (iteration == 0 and not found.any()):
+        if found is None:
             raise ValueError("no gradient reaches the pictures: "
-                             "the model is not differentiable (a detached or rounded step inside it?), so a gradient attack cannot run on it")
+                             "the model is not differentiable (a detached step inside it?), so a gradient attack cannot run on it")
+        self.felt = found.any() if self.felt is None else self.felt | found.any()
         return found, features.detach()
 
     def checked(self, images, pids, guides):
         "The arguments of a call, or a clear error."
         images, name = check_images(images).detach(), type(self).__name__
+        if torch.is_inference_mode_enabled():
+            raise ValueError(f"{name} needs gradients, and torch.inference_mode() allows none: call it outside of that (torch.no_grad() may stay)")
         if "pids" in self.needs and pids is None:
             raise ValueError(f"{name} needs pids, int [N]: who is on each picture")
         if "guides" in self.needs and guides is None:
@@ -126,6 +130,13 @@ class _Asking:
                 raise ValueError(f"guides has shape {list(guides.shape)} for {len(images)} images: expected [N, 3, H, W] or [N, K, 3, H, W]")
             check_images(guides.flatten(0, 1), "guides")
         return images, pids, guides
+
+    def told(self):
+        "Say it where nothing but zero came back: the pictures are as they were, and their figures would pass for a robust model's."
+        self.felt = self.felt is None or bool(self.felt)
+        if not self.felt:
+            warnings.warn(f"{self.name}: every gradient was zero, so the attack moved nothing, and what is measured with it says nothing of robustness: "
+                          "a model that rounds inside gives no other, nor does a picture that is what it is compared with", stacklevel=3)
 
 # %% ../../nbs/attacks/10_base.ipynb #7d13846e
 @dataclass
@@ -145,6 +156,7 @@ class Attack(_Asking):
     fold: bool = True         # run on a frozen copy
 
     needs = takes = ()        # of "pids", "guides": what a call must have, what it may have
+    felt = None               # whether the last call met a gradient other than zero (or asked for none)
 
     @property
     def name(self):
@@ -170,20 +182,23 @@ class Attack(_Asking):
         images, pids, guides = self.checked(images, pids, guides)
         if not len(images):
             return images.clone()
+        came, images, self.felt = images, images.float() if images.dtype in _HALF else images, None
         with aimed(embed, self.precision, self.fold) as (call, lies):
-            where, out = lies or images.device, []
-            aims = self.aims(call, images, pids, guides, where)
+            where, out, ask = lies or images.device, [], call if came is images else lambda x: call(x.to(came.dtype))
+            aims = self.aims(ask, images, pids, guides, where)
             for rows in torch.arange(len(images)).split(self.batch):
-                adv = self.attack(call, images[rows].to(where), [a[rows.to(a.device)] for a in aims], stop and (lambda f, rows=rows: stop(f, rows)))
+                adv = self.attack(ask, images[rows].to(where), [a[rows.to(a.device)] for a in aims], stop and (lambda f, rows=rows: stop(f, rows)))
                 out.append(adv.to(images))
-        return torch.cat(out)
+        self.told()
+        return torch.cat(out) if came is images else _halved(torch.cat(out), came, self.eps)
 
     def aims(self, call, images, pids, guides, where):
         "What the loss compares with, a list of tensors [N, ...]: by default the clean features."
         return [self.plain(call, images, where)]
 
     def start(self, images):
-        return images
+        "A step of noise beside the pictures: on them the clean features are as near as they can be, and there is no slope."
+        return self.project(images + drawn(dice_of(images, self.seed), images.shape[1:], -self.step, self.step).to(images), images)
 
     def loss(self, features, aims, images, iteration, call):
         "[n], to be made large."
@@ -205,6 +220,16 @@ class Attack(_Asking):
         return torch.minimum(torch.maximum(adv, images - self.eps), images + self.eps).clamp(0, 1)
 
 # %% ../../nbs/attacks/10_base.ipynb #c7957853
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def _halved(adv, images, eps):
+    "Attacked pictures in the 16 bits that the pictures came in; what these round out of the box goes back by one value."
+    out, low, high = adv.to(images), images.float() - eps, images.float() + eps
+    bits = out.view(torch.int16)  # of numbers from 0 up, neighbours differ by one
+    return (bits - (out.float() > high).short() + (out.float() < low).short()).view(images.dtype)
+
+
 def on_paper(
     adv,     # [N, 3, H, W]: attacked pictures
     images,  # [N, 3, H, W] in [0, 1]: what they were

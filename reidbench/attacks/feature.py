@@ -21,6 +21,9 @@ class IFGSM(Attack):
 
     needs = ("guides",)
 
+    def start(self, images):
+        return images
+
     def aims(self, call, images, pids, guides, where):
         return [self.plain(call, guides.flatten(0, 1), where).unflatten(0, guides.shape[:2])]
 
@@ -86,6 +89,9 @@ class FNA(Attack):
 
     needs, takes = ("pids",), ("guides",)
 
+    def start(self, images):
+        return images
+
     def aims(self, call, images, pids, guides, where):
         own = self.plain(call, images, where)
         push = own[:, None] if guides is None else torch.cat([own[:, None], self.plain(call, guides.flatten(0, 1), where).unflatten(0, guides.shape[:2])], 1)
@@ -109,6 +115,9 @@ class LTA(Attack):
     @property
     def name(self):
         return "LTA*" if self.single_reference else "LTA"
+
+    def start(self, images):
+        return images
 
     def aims(self, call, images, pids, guides, where):
         return []

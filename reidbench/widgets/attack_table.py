@@ -111,6 +111,7 @@ class Made:
     changed: np.ndarray  # bool [Q]: was attacked (who has no right picture is not)
     done: int = 0        # queries, from the first
     seconds: float = 0.0
+    felt: bool = False   # whether the attack met any gradient other than zero (or needs none)
 
 
 def spare(shape):
@@ -286,6 +287,7 @@ class Attacking(Pictured):
                                  "check the pictures that the attack gives back")
             made.values[at], made.changed[at], made.images[at] = values, True, (changed.detach().cpu() * 255).round().clamp(0, 255).byte().numpy()
             made.done, made.seconds = int(at[-1]) + 1, first + time.perf_counter() - since
+            made.felt |= getattr(attack, "felt", None) is not False
             if self.stopped or self.work.ending or wish != (self.attack, self.level()):
                 raise Stopped
             self.fill(made, wish)
@@ -315,6 +317,8 @@ class Attacking(Pictured):
         lines, no_model = self.lines(), "No model loaded: pass model=…; stripe colours answer here. " if self.plain else ""
         shares = [100 * np.mean([v[k] for v in lines if v[k] is not None] or [np.nan]) for k in (1, 2)]
         said = f"{self.attack}{f', eps {self.level():g}/255' if self.level() else ''}: Rank-1 {shares[0]:.1f} → {shares[1]:.1f} %, {made.seconds / max(made.done, 1):.2f} s a query"
+        if made.changed.any() and not made.felt:
+            said += "; every gradient was zero (does the model round?): nothing was attacked"
         self.say("no model" if self.plain else "ready", no_model + (f"stopped after {made.done:,} of {len(made.values):,} queries; " if self.left else "") + said)
 
 # %% ../../nbs/widgets/80_attack_table.ipynb #38c12d46
