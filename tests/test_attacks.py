@@ -245,6 +245,12 @@ def test_a_query_that_nobody_can_answer_is_left_alone(town):
     assert np.isnan(found.after.ap[left]).all() and np.isfinite(found.after.ap[~left]).all()
 
 
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_nobody_who_could_be_found_is_said(colours, side):
+    with pytest.raises(ValueError, match="colours: no query has a valid match"):
+        attacked(replace(colours, query=colours.query.assign(pid=99)), Flat(), SMA(iterations=1), side=side, size=(32, 16))
+
+
 def test_person_0_of_an_own_set_is_attacked_too(colours):
     zero = replace(colours, query=colours.query.assign(pid=colours.query["pid"] - 8), gallery=colours.gallery.assign(pid=colours.gallery["pid"] - 8))
     attack = lambda embed, images, **more: images

@@ -67,9 +67,15 @@ def test_a_severity_may_be_named(colours):
     assert list(named.figure().data[0].x) == [0, 2, 5]
 
 
+def test_severities_may_come_from_numpy(colours):
+    found = audit(colour, colours, SIZE, kinds=("gamma",), severities=np.array([1.0, 2.0]), progress=False)
+    assert found.table["severity"].tolist() == ["", "slight", "mild"] and list(found.rankings) == [("", 0), ("gamma", 1), ("gamma", 2)]
+
+
 @pytest.mark.parametrize("call,says", [(lambda b: audit(colour, b, SIZE, kinds=("fog",)), "no degradation 'fog'"),
                                        (lambda b: audit(lambda images: pytest.fail("it was embedded"), b, SIZE, severities=("milde",)),
                                         "severity 'milde': give 1 to 5, or one of slight"),
+                                       (lambda b: audit(colour, b, SIZE, severities=(1.5,)), "severity 1.5: give 1 to 5"),
                                        (lambda b: search(colour, b, SIZE, queries="many"), "'single' or 'multi'"),
                                        (lambda b: search(colour, b, SIZE, condition=("blur", 9)), "severity 9"),
                                        (lambda b: search(colour, b, SIZE, protocol="marked"), "protocol")])

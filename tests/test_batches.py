@@ -43,6 +43,12 @@ def test_cache_in_a_file_is_the_same(colours, tmp_path):
     assert file.mapped and not memory.mapped and np.array_equal(memory.array, file.array)
 
 
+def test_no_rows_are_an_empty_batch(colours):
+    pixels = Pixels(colours.train, (32, 16))
+    for none in ([], np.array([], np.int64), np.zeros(len(pixels), bool)):
+        assert pixels.images(none).shape == (0, 3, 32, 16) and pixels.images(none).dtype == torch.float32
+
+
 def test_empty_table():
     import pandas as pd
 

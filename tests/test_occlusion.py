@@ -381,7 +381,7 @@ def test_retrieval_refuses():
     net, images, gallery = search()
     one = Embeddings(gallery.values[:4], [1, 1, 1, -1], [2] * 4)
     for wrong, said in ((dict(gallery=one), "one identity"), (dict(gallery=gallery.values), "Embeddings"), (dict(pid=[1]), "pid"),
-                        (dict(camid=[1, 2]), "camid"),
+                        (dict(camid=[1, 2]), "camid"), (dict(images=images[:0], pid=[], camid=[]), "images: there are none"),
                         (dict(pid=[1, 2, 77]), "query 2 has no valid match"), (dict(area=2), "area"), (dict(model=lambda x: x), "embeddings")):
         with pytest.raises(ValueError, match=said):
             retrieval_sensitivity(**{**dict(model=net, images=images, pid=[1, 2, 3], camid=[1, 1, 1], gallery=gallery, stride=30), **wrong})

@@ -279,6 +279,14 @@ def test_ranked_list_worst_and_table():
     assert r.table().loc[0, "mAP"] == round(100 * r.mAP, 2) and "Rank-1" in r._repr_html_() and ("without a valid match" in r._repr_html_()) == bool(r.missing)
 
 
+@pytest.mark.parametrize("query", [-1, 2, 99])
+def test_the_list_of_a_query_that_is_not_there(query):
+    r = evaluate_distances(np.array([[0.1, 0.2], [0.3, 0.1]]), [1, 2], [1, 2])
+    assert len(r.ranked(np.int64(1))) == 2
+    with pytest.raises(ValueError, match=f"query {query} is not there: give a row from 0 to 1, there are 2 queries"):
+        r.ranked(query)
+
+
 def test_queries_without_a_match_are_said_in_the_table():
     r = evaluate_distances(np.array([[0.1, 0.2], [0.3, 0.1]]), [1, 5], [1, 2])
     assert r.missing == 1 and "1 without a valid match left out" in r._repr_html_() and "1 queries" in r._repr_html_()

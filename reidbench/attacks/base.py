@@ -429,6 +429,9 @@ def attacked(
         raise ValueError("an adaptive attacker goes through a defence of the attacked model: give a defence and no source, or adaptive=False")
     if early_stop and (side != "query" or source is not None):
         raise ValueError("early_stop asks the attacked model who is nearest to a query: leave it out for side='gallery' or a source")
+    if unanswerable(benchmark.query, benchmark.gallery).all():
+        raise ValueError(f"{benchmark.name}: no query has a valid match in the gallery (the same person on another camera), so there is nothing to attack: "
+                         "check pid and camid of both")
     with evaluating(model) as lies:
         arena = _Arena(benchmark, model, attack, side, defence, adaptive, source, size, torch.device(device) if device is not None else lies or pick_device(),
                        batch)

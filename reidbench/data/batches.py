@@ -73,7 +73,9 @@ class Pixels:
         device="cpu",  # where they shall lie
     ):
         "Float images [N, 3, H, W] in [0, 1]: one copy of bytes to the device, made floats there."
-        return torch.from_numpy(self.array[np.asarray(index)]).to(device, non_blocking=True).float().div_(255)
+        index = np.asarray(index)
+        index = index if index.size else index.astype(np.int64)  # an empty list is one of floats to NumPy
+        return torch.from_numpy(self.array[index]).to(device, non_blocking=True).float().div_(255)
 
 # %% ../../nbs/data/60_batches.ipynb #f69ada29
 def _mapped(shape, folder):

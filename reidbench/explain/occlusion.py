@@ -859,6 +859,8 @@ def _embeddings(runner, images, corners, side, fill):
 
 def _check_search(images, pid, camid, gallery):
     "Who is asked for, by which camera: int64 [N] each, or an error."
+    if not len(images):
+        raise ValueError("images: there are none")
     if not isinstance(gallery, Embeddings):
         raise ValueError(f"gallery must be metrics.ranking.Embeddings (nets.identity.extract makes them), got {type(gallery).__name__}")
     people = np.unique(gallery.pid[gallery.pid != -1])

@@ -115,7 +115,7 @@ def audit(
     wrong = [s for s in steps if s not in range(1, 6)]
     if wrong:
         raise ValueError(f"severity {wrong[0]!r}: give 1 to 5, or one of {', '.join(SEVERITY_NAMES)}")
-    conditions = [("", 0), *((kind, step) for kind in kinds for step in steps)]
+    conditions = [("", 0), *((kind, int(step)) for kind in kinds for step in steps)]
     found = {}
     for kind, severity in tqdm(conditions, desc="audit", unit="search", disable=not progress):
         found[kind, severity] = search(embed, benchmark, size, condition=(kind, severity) if kind else None, **options)
