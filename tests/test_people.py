@@ -219,3 +219,15 @@ def test_no_picture_at_all(tmp_path):
     Image.fromarray(np.full((2, 2), 300, np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(BadImage, match="expected 0 to 1"):
         open_image(tmp_path / "f.tif")
+
+
+def test_what_is_drawn_of_a_file_is_what_is_read(tmp_path):
+    from reidbench.core.show import to_image
+
+    turned, glass = Image.Exif(), np.dstack([noise(6, 4, 3), np.full((6, 4), 70, np.uint8)])
+    turned[0x0112] = 6
+    Image.fromarray((noise(6, 4).astype(np.uint16) * 257)).save(tmp_path / "16.png")
+    Image.fromarray(noise(6, 4, 3)).save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(glass).save(tmp_path / "glass.png")
+    for name in ("16", "turned", "glass"):
+        assert (np.asarray(to_image(tmp_path / f"{name}.png")) == open_image(tmp_path / f"{name}.png")).all(), name

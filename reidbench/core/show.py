@@ -20,6 +20,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from plotly.io.base_renderers import MimetypeRenderer
 
+from .files import open_image
+
 # %% ../../nbs/core/20_show.ipynb #0716c2d0
 CORRECT, WRONG, QUIET = "#0a7d4f", "#c2410c", "#8a9099"  # told apart in grey print and by colour-blind readers; never colour alone
 
@@ -29,7 +31,7 @@ def to_image(
 ):
     "Any form of one picture as a PIL RGB image."
     if isinstance(image, (str, os.PathLike)):
-        return Image.open(image).convert("RGB")
+        return Image.fromarray(open_image(image))
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if torch.is_tensor(image):
