@@ -1,6 +1,7 @@
 "Maps of features: what comes back, what it says of itself, what it refuses."
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,25 @@ def test_names_and_scales(laid):
     unknown = laid.people["gamma"].where(laid.people["pid"] > 0)
     traces = laid.figure(unknown).data
     assert traces[0].name == "not known" and len(traces[0].x) == 20 and len(traces[1].x) == 40
+
+
+def test_words_with_gaps_are_names_and_the_gaps_are_not_known(laid):
+    people = laid.people.assign(note=["bag", np.nan, "hat"] * 20, seen=pd.array([1, None, 2] * 20, dtype="Int64"), age=[30.5, None, 7] * 20, empty=np.nan)
+    noted = replace(laid, people=people)
+    for colour, names in (("note", ["not known", "bag", "hat"]), (["bag", np.nan, "hat"] * 20, ["not known", "bag", "hat"]), ("seen", ["not known", "1", "2"]),
+                          ("empty", ["not known"])):
+        traces = noted.figure(colour).data
+        assert [t.name for t in traces] == names and traces[0].text[0].endswith("not known") and traces[0].marker.color == embedding.QUIET
+    rest, scaled = noted.figure("age").data
+    assert rest.name == "not known" and len(rest.x) == 20 and scaled.marker.showscale and len(scaled.x) == 40
+    many = noted.figure([None, *range(59)]).data
+    assert [len(t.x) for t in many] == [1, 59] and not many[1].showlegend
+
+
+def test_bfloat16_is_taken():
+    tensor = torch.from_numpy(clusters(12)[0]).bfloat16()
+    found = project(tensor, "pca")
+    assert np.array_equal(found.coordinates, project(tensor.float(), "pca").coordinates) and len(found.figure(tensor[:, 0]).data) == 1
 
 
 def test_many_names_have_no_legend(laid):

@@ -24,9 +24,17 @@ METHODS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}  # and how they are wr
 LIMIT = 20_000  # points: beyond it a map takes minutes, and nobody tells its points apart
 
 
+def _array(values):
+    "Anything as an array; NumPy knows no bfloat16."
+    if torch.is_tensor(values):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
+
+
 def _checked(features, paths):
     "Features as float64 [N, D], or what is wrong with them."
-    features = features.detach().cpu().numpy() if torch.is_tensor(features) else np.asarray(features)
+    features = _array(features)
     if features.ndim != 2 or features.dtype.kind not in "fiu" or features.shape[1] < 1:
         raise ValueError(f"features must be numbers [N, D], got {features.dtype} {list(features.shape)}")
     features = features.astype(np.float64)
@@ -139,18 +147,25 @@ def _laid_pictures(coordinates, rows, pictures, size):
 FORMS = ("circle", "diamond", "square", "cross", "triangle-up", "x", "star", "triangle-down")
 
 
+def _not_known(coordinates, rows, hover, size):
+    "The points of which nothing is known: a grey trace, or none."
+    return [go.Scattergl(x=coordinates[rows, 0], y=coordinates[rows, 1], mode="markers", name="not known", marker=dict(color=QUIET, size=size), text=hover[rows],
+                         hoverinfo="text")] if len(rows) else []
+
+
 def _by_name(coordinates, values, hover, size):
-    "One trace for each name; of very many names, one for all."
-    names = sorted(set(values), key=lambda v: (str(type(v)), v))
+    "One trace for each name, of very many names one for all, and one of what is not known."
+    names = sorted(set(values) - {None}, key=lambda v: (str(type(v)), v))
     colour, form = ({n: palette[k // every % len(palette)] for k, n in enumerate(names)} for palette, every in ((OKABE_ITO[:7], 1), (FORMS, 7)))
 
     def trace(rows, **options):
         marker = dict(color=[colour[values[i]] for i in rows], symbol=[form[values[i]] for i in rows], size=size, line=dict(width=0))
         return go.Scattergl(x=coordinates[rows, 0], y=coordinates[rows, 1], mode="markers", marker=marker, text=hover[rows], hoverinfo="text", **options)
 
+    rest = _not_known(coordinates, [i for i, v in enumerate(values) if v is None], hover, size)
     if len(names) > 14:  # a legend of hundreds helps nobody
-        return [trace(list(range(len(values))), showlegend=False)]
-    return [trace([i for i, v in enumerate(values) if v == name], name=str(name), showlegend=True) for name in names]
+        return [*rest, trace([i for i, v in enumerate(values) if v is not None], showlegend=False)]
+    return [*rest, *(trace([i for i, v in enumerate(values) if v == name], name=str(name), showlegend=True) for name in names)]
 
 
 def _by_number(coordinates, values, hover, size, name):
@@ -160,24 +175,24 @@ def _by_number(coordinates, values, hover, size, name):
                   colorbar=dict(title=dict(text=name, side="right"), thickness=12, outlinewidth=0))
     scaled = go.Scattergl(x=coordinates[known, 0], y=coordinates[known, 1], mode="markers", marker=marker, text=hover[known], hoverinfo="text",
                           showlegend=False)
-    rest = go.Scattergl(x=coordinates[~known, 0], y=coordinates[~known, 1], mode="markers", name="not known", marker=dict(color=QUIET, size=size),
-                        text=hover[~known], hoverinfo="text")
-    return [rest, scaled] if (~known).any() else [scaled]
+    return [*_not_known(coordinates, np.flatnonzero(~known), hover, size), scaled]
 
 # %% ../../nbs/explain/30_embedding.ipynb #520e17e5
 def _values(projection, colour):
-    "(values or None, their name)."
+    "(values, None where one is missing; or None; their name)."
+    known = lambda values: [None if pd.isna(v) else v for v in values]
     if colour is None:
         return None, ""
     if isinstance(colour, str):
         if projection.people is None or colour not in projection.people:
             there = "none, since no person table was given" if projection.people is None else ", ".join(projection.people.columns)
             raise ValueError(f"no column {colour!r} to colour by; there are {there}")
-        return projection.people[colour].tolist(), colour
-    values = colour.detach().cpu().numpy() if torch.is_tensor(colour) else np.asarray(colour)
+        return known(projection.people[colour].tolist()), colour
+    words = isinstance(colour, (list, tuple)) and any(isinstance(v, str) for v in colour)  # of these NumPy makes words all
+    values = np.array(colour, dtype=object) if words else _array(colour)
     if values.shape != (len(projection),):
         raise ValueError(f"colour: one value for each of the {len(projection)} points, or a column's name; got shape {list(values.shape)}")
-    return values.tolist(), getattr(colour, "name", None) or "value"
+    return known(values.tolist()), getattr(colour, "name", None) or "value"
 
 
 def _hover(people, values, name):
@@ -189,7 +204,7 @@ def _hover(people, values, name):
                 line.append(say.format(Path(v).name if column == "path" else v))
     if values is not None and name not in ("pid", "camid", "path"):
         for line, v in zip(lines, values):
-            line.append(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}")
+            line.append(f"{name} not known" if v is None else f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}")
     return np.array(["<br>".join(line) for line in lines], dtype=object)
 
 # %% ../../nbs/explain/30_embedding.ipynb #1553d528
@@ -199,7 +214,8 @@ def _traces(projection, colour, size):
     c, hover = projection.coordinates, _hover(projection.people, values, name)
     if values is None:
         return [go.Scattergl(x=c[:, 0], y=c[:, 1], mode="markers", marker=dict(size=size), text=hover, hoverinfo="text", showlegend=False)], name
-    if any(isinstance(v, float) for v in values):
+    scale = all(isinstance(v, (int, float)) for v in values if v is not None)  # one word makes names of all
+    if scale and any(isinstance(v, float) for v in values):
         return _by_number(c, np.array(values, float), hover, size, name), name
     return _by_name(c, values, hover, size), name
 
