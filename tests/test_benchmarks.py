@@ -2,6 +2,7 @@
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -592,6 +593,32 @@ def test_from_folder_refuses_folders_beside_splits_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"divided into test/, and Anna/, Ben/ beside them \(2 in all\) is not known as a split.*pattern"):
         from_folder(tmp_path)
     assert set(from_folder(tmp_path, r"(?P<pid>[^/]+)/", train=0).query["identity"]) == {"Anna", "Ben", "test"}  # by the pattern that the error gives
+
+
+def test_junk_among_words_stays_junk(tmp_path):
+    for word in ("-1", "anna", "bert"):
+        for n in range(2):
+            draw(tmp_path / "f" / word / f"shot_c{n + 1}.png")
+    for b in (from_folder(tmp_path / "f", train=0), from_folder(tmp_path / "f", r"(?P<pid>[^/]+)/shot_c(?P<camid>\d)", train=0)):
+        people = pd.concat([b.query, b.gallery])
+        assert set(zip(people["identity"], people["pid"])) == {("-1", -1), ("anna", 1), ("bert", 2)} and set(b.query["pid"]) == {1, 2}
+
+
+def test_one_number_in_two_writings_is_said(tmp_path):
+    for folder in ("001", "1", "2"):
+        draw(tmp_path / "f" / folder / "a.png")
+    with pytest.raises(ValueError, match="f: '001' and '1' are the same number .1 such in all"):
+        from_folder(tmp_path / "f")
+
+
+def test_a_root_may_be_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    draw(tmp_path / "x" / "a.png")
+    frame = pd.DataFrame({"path": ["a.png"], "pid": [1], "camid": [1], "split": ["query"]})
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    for b in (from_frame(frame, root="~/x"), from_csv("~/people.csv", root="~/x"), from_csv("~/people.csv", root=Path("~/x"))):
+        assert b.query["path"].tolist() == [str(tmp_path / "x" / "a.png")]
 
 
 def test_from_folder_numbers_identities_and_finds_cameras(tmp_path):

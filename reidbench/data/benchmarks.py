@@ -544,7 +544,7 @@ def from_frame(
     if isinstance(frame, pd.DataFrame) and "camid" not in frame.columns: frame = frame.assign(camid=-1)
     table = check_people(frame, name)
     if not len(table): raise ValueError(f"{name}: the table has no rows: give one row per picture")
-    if root is not None: table["path"] = [os.path.join(os.fspath(root), p) for p in table["path"]]
+    if root is not None: table["path"] = [os.path.join(os.path.expanduser(root), p) for p in table["path"]]
     if "split" not in table.columns:
         if not 0 <= train <= 1: raise ValueError(f"{name}: train is {train!r}: give a share from 0 to 1")
         people = np.unique(table["pid"][table["pid"] > -1])
@@ -613,11 +613,17 @@ def _person_folders(
 
 def _number_people(
     identities: pd.Series,  # numbers or words
+    name: str,              # how the benchmark is called
 ) -> dict:                  # pid, and identity where those were words
-    "Whole numbers stay; words are numbered from 1 in alphabetical order."
+    "Whole numbers stay; words are numbered from 1 in alphabetical order, beside them -1 stays junk."
     text = identities.astype(str)
-    if text.str.fullmatch(r"-1|\d+").all(): return {"pid": text.astype("int64")}
-    return {"pid": text.map({word: k for k, word in enumerate(sorted(text.unique()), 1)}), "identity": text}
+    if text.str.fullmatch(r"-1|\d+").all():
+        written = text.groupby(text.astype("int64")).unique(); twice = written[written.map(len) > 1]
+        if len(twice): raise ValueError(f"{name}: {twice.iloc[0][0]!r} and {twice.iloc[0][1]!r} are the same number ({len(twice)} such in all): "
+                                        "put the pictures together if that is one person, else rename one")
+        return {"pid": text.astype("int64")}
+    words = {word: k for k, word in enumerate(sorted(set(text) - {"-1"}), 1)}
+    return {"pid": text.map({**words, "-1": -1}), "identity": text}
 
 # %% ../../nbs/data/20_benchmarks.ipynb #e4648d98
 def from_folder(
@@ -635,12 +641,12 @@ def from_folder(
         if "pid" not in pattern.groupindex: raise ValueError(f"the pattern {pattern.pattern!r} has no group (?P<pid>...): "
                                                              "name the part of the path that says who it is")
         table = parse_names(paths, pattern, folder, name)
-        return from_frame(table.assign(**_number_people(table["pid"])), name, **options)
+        return from_frame(table.assign(**_number_people(table["pid"], name)), name, **options)
     paths, splits, notes = _by_split(paths, folder, name)
     names = [p.relative_to(folder).as_posix() for p in paths]
     if splits: names = [n.split("/", 1)[1] for n in names]
     if sum(MARKET_NAME.match(n.rsplit("/", 1)[-1]) is not None for n in names) > len(names) / 2:
         table = parse_names(paths, re.compile(r"(?:.*/)?" + MARKET_NAME.pattern), folder, name)
-    else: table = (t := _person_folders(names, folder)).assign(path=[str(p) for p in paths], **_number_people(t["pid"]))
+    else: table = (t := _person_folders(names, folder)).assign(path=[str(p) for p in paths], **_number_people(t["pid"], name))
     if splits: table["split"] = table["path"].map(dict(zip(map(str, paths), splits)))
     return replace(from_frame(table, name, **options), notes=notes)
