@@ -49,6 +49,12 @@ def test_no_rows_are_an_empty_batch(colours):
         assert pixels.images(none).shape == (0, 3, 32, 16) and pixels.images(none).dtype == torch.float32
 
 
+@pytest.mark.parametrize("change", [Flip(), PadCrop(2), ResizeCrop(1.2), Erase()], ids=lambda c: type(c).__name__)
+def test_an_empty_batch_stays_one(change):
+    images = torch.rand(0, 3, 32, 16)
+    assert change(images, torch.rand(0, change.draws)).shape == Augment([change])(images, 0, []).shape == images.shape
+
+
 def test_empty_table():
     import pandas as pd
 

@@ -47,7 +47,7 @@ class PadCrop:
         shift = (u[:, :2] * (2 * self.pad + 1)).long()
         shift[u[:, 2] >= self.p] = self.pad
         padded = F.pad(images, [self.pad] * 4)
-        return torch.stack([p[:, top:top + h, left:left + w] for p, (top, left) in zip(padded, shift.tolist())])
+        return torch.stack([p[:, top:top + h, left:left + w] for p, (top, left) in zip(padded, shift.tolist())]) if len(images) else images.clone()
 
 # %% ../../nbs/data/50_augment.ipynb #c55e03eb
 class ResizeCrop:
@@ -65,6 +65,8 @@ class ResizeCrop:
         self.factor, self.p = factor, p
 
     def __call__(self, images, u):
+        if not len(images):
+            return images.clone()
         h, w = images.shape[-2:]
         big = F.interpolate(images, size=(round(h * self.factor), round(w * self.factor)), mode="bilinear", align_corners=False)
         room = torch.tensor([big.shape[-2] - h + 1, big.shape[-1] - w + 1], device=u.device)
