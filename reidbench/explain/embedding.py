@@ -149,8 +149,9 @@ FORMS = ("circle", "diamond", "square", "cross", "triangle-up", "x", "star", "tr
 
 def _not_known(coordinates, rows, hover, size):
     "The points of which nothing is known: a grey trace, or none."
-    return [go.Scattergl(x=coordinates[rows, 0], y=coordinates[rows, 1], mode="markers", name="not known", marker=dict(color=QUIET, size=size), text=hover[rows],
-                         hoverinfo="text")] if len(rows) else []
+    marker = dict(color=QUIET, size=size)
+    grey = go.Scattergl(x=coordinates[rows, 0], y=coordinates[rows, 1], mode="markers", name="not known", marker=marker, text=hover[rows], hoverinfo="text")
+    return [grey] if len(rows) else []
 
 
 def _by_name(coordinates, values, hover, size):

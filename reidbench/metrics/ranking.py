@@ -189,7 +189,8 @@ class Ranking:
     def ranked(self, query: int, top: int = 10) -> pd.DataFrame:
         "The first gallery pictures of one query's list: gallery index, distance, right or wrong. Computed anew, nothing was kept."
         if self.search is None: raise ValueError("this ranking does not hold its search (it is an average, or was read from a file): rank again")
-        if query not in range(len(self.ap)): raise ValueError(f"query {query!r} is not there: give a row from 0 to {len(self.ap) - 1}, there are {len(self.ap)} queries")
+        if query not in range(len(self.ap)): raise ValueError(f"query {query!r} is not there: give a row from 0 to {len(self.ap) - 1}, "
+                                                              f"there are {len(self.ap)} queries")
         return self.search(query, top)
 
     def __repr__(self): return "Ranking(" + ", ".join(f"{k} {100 * v:.1f}"

@@ -87,7 +87,8 @@ def ask_from(
     asks = test["camid"] == camid
     if not asks.any() or asks.all():
         raise ValueError(f"camera {camid} must be one of two or more test cameras; {benchmark.name} has {sorted(set(test['camid']))}")
-    return replace(benchmark, query=test[asks & ~test["pid"].isin(nobody(benchmark.query))].reset_index(drop=True), gallery=test[~asks].reset_index(drop=True), multi_query=None)
+    query = test[asks & ~test["pid"].isin(nobody(benchmark.query))].reset_index(drop=True)
+    return replace(benchmark, query=query, gallery=test[~asks].reset_index(drop=True), multi_query=None)
 
 # %% ../../nbs/studies/10_tables.ipynb #810eb8b8
 SINGLE = "single-gallery-shot"
