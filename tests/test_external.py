@@ -370,6 +370,39 @@ def test_a_transformer_sees_its_own_size():
     assert model.size == (224, 224) and model(torch.rand(1, 3, 64, 32)).shape == (1, 768)
 
 
+class Turning(nn.Module):
+    "As googlenet and inception_v3: turns its pixels itself where its weights are torchvision's."
+
+    def __init__(self):
+        super().__init__()
+        self.transform_input, self.net, self.fc = False, network(), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.fc(self.net(2 * x + 1 if self.transform_input else x))
+
+
+@pytest.mark.parametrize("name,weights,mean,turned", [
+    ("googlenet", "imagenet", IMAGENET_MEAN, True), ("inception_v3", "inception_v3_google-0cc3c7bd.pth", IMAGENET_MEAN, True),
+    ("googlenet", "mine.pth", IMAGENET_MEAN, False), ("efficientnet_v2_l", "imagenet", (0.5, 0.5, 0.5), True)])
+def test_pixels_for_published_weights_are_prepared_as_torchvision_does(tmp_path, monkeypatch, name, weights, mean, turned):
+    from reidbench.nets import external
+
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *a, **k: Turning())
+    monkeypatch.setattr(external, "imagenet_weights", lambda name: Turning().state_dict())
+    if weights != "imagenet":
+        torch.save(Turning().state_dict(), tmp_path / weights)
+        weights = tmp_path / weights
+    model, std = load(name, size=SIZE, weights=weights), IMAGENET_STD if mean == IMAGENET_MEAN else mean
+    x = normal(IMAGES, mean, std)
+    assert close(model(IMAGES), NET(2 * x + 1 if turned else x)) and ("by torchvision" in repr(model)) == turned
+
+
+@pytest.mark.parametrize("name", ["vit_h_14", "regnet_y_128gf"])
+def test_a_network_without_the_usual_weights_says_how(name):
+    with pytest.raises(ValueError, match=f"no IMAGENET1K_V1 weights for {name}, only IMAGENET1K_SWAG.*https://.*pass weights="):
+        load(name, weights="imagenet")
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "net.pth")
     with pytest.raises(ValueError, match="net.pth: not the weights of this network.*unknown"):

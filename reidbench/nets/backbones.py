@@ -147,7 +147,11 @@ def _imagenet_url(name):
         return IBN_URL + IBN_FILES[name]
     from torchvision.models import get_model_weights
 
-    return get_model_weights(name).IMAGENET1K_V1.url
+    known = get_model_weights(name)
+    if "IMAGENET1K_V1" not in known.__members__:  # vit_h_14, regnet_y_128gf
+        raise ValueError(f"torchvision has no IMAGENET1K_V1 weights for {name}, only {', '.join(w.name for w in known)}: "
+                         f"fetch a file of those, such as {list(known)[-1].url}, and pass weights='path/of/it'")
+    return known.IMAGENET1K_V1.url
 
 
 def imagenet_weights(

@@ -281,21 +281,37 @@ def _load_into(net, file, head=None):
     net.load_state_dict(state, strict=False)
 
 
+def _as_published(net, name, weights):
+    "What torchvision does to the pixels where the weights are its own, by name or as the file that it publishes; the network then does its part."
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(name)
+    own = known.IMAGENET1K_V1 if weights == "imagenet" else next((w for w in known if weights is not None and w.url.endswith(f"/{Path(weights).name}")), None)
+    if own is None:
+        return Facts()
+    if hasattr(net, "transform_input"):  # googlenet, inception_v3: turned on where torchvision itself loads weights
+        net.transform_input = True
+    pixels = own.transforms()
+    return Facts(mean=tuple(pixels.mean), std=tuple(pixels.std))
+
+
 def _of_torchvision(name, size, mean, std, bgr, output, weights):
     "The External of a torchvision classifier without its last layer."
     from torchvision.models import get_model
 
+    published = imagenet_weights(name) if weights == "imagenet" else None  # before a network of gigabytes is made
     net = get_model(name, weights=None)
     head = [n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     net.set_submodule(head, nn.Identity())
-    if weights == "imagenet":
-        published = imagenet_weights(name)
+    if published is not None:
         net.load_state_dict({_densenet_name(k): v for k, v in published.items()}, strict=False)
     elif weights is not None:
         _load_into(net, weights, head)
     fixed = getattr(net, "image_size", None)  # of a vision transformer
-    size, prepare, said = _prepared(Facts(size=(fixed, fixed) if fixed else None), size, mean, std, bgr)
-    return External(net, size, prepare, output, name, [*(_given(said)), "weights drawn at random" if weights is None else f"weights: {weights}"])
+    facts = _as_published(net, name, weights)._replace(size=(fixed, fixed) if fixed else None)
+    size, prepare, said = _prepared(facts, size, mean, std, bgr)
+    said = [line.replace("by the file", "by torchvision") for line in _given(said)]
+    return External(net, size, prepare, output, name, [*said, "weights drawn at random" if weights is None else f"weights: {weights}"])
 
 # %% ../../nbs/nets/70_external.ipynb #100029b8
 def _trusted(what, trust):
