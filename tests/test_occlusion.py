@@ -10,6 +10,7 @@ from torch import nn
 from reidbench.explain import occlusion
 from reidbench.explain.occlusion import (Incremental, Plain, SensitivityMap, Tiled, Unfit, draw_hardest, fold, heat, identity_centres, mask_corners, mask_fill, mask_side, measuring, occlude,
                                          retrieval_sensitivity, sensitivity, spread, take_apart)
+from reidbench.methods.msfl.pyramid import PyramidNet
 from reidbench.metrics.ranking import Embeddings
 from reidbench.nets.backbones import Backbone, build, frozen
 from reidbench.nets.blocks import IMAGENET_MEAN, Normalize
@@ -234,6 +235,17 @@ class Global(nn.Module):
         return x - x.mean((2, 3), keepdim=True)
 
 
+class AskingTheBackbone(nn.Module):
+    "A user's net whose head asks the backbone how wide it is."
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.last = build("resnet10"), nn.Linear(512, 4)
+
+    def forward(self, x):
+        return self.last(self.backbone(x).mean((2, 3)).view(-1, self.backbone.width))
+
+
 def spreading():
     net = resnet("resnet18")
     net.layer2[0].bn1 = Global(128)
@@ -243,7 +255,8 @@ def spreading():
 @pytest.mark.parametrize("make", [lambda: IdentityNet("resnet18_ibn_a", 4), lambda: IdentityNet("densenet121", 4),
                                   lambda: Doubled(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3),
                                   spreading, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), GlobalPool()),
-                                  lambda: nn.Sequential(nn.InstanceNorm2d(3), resnet("resnet18"))])
+                                  lambda: nn.Sequential(nn.InstanceNorm2d(3), resnet("resnet18")),
+                                  lambda: PyramidNet("resnet10", 4, width=16, middle=4, embedding=8), AskingTheBackbone])
 def test_models_that_do_not_fit_run_plainly(make):
     net = shaken(make())
     images = torch.rand(1, 3, 64, 64)
@@ -272,6 +285,19 @@ def test_bf16_is_near():
         assert np.corrcoef(half.influence.flatten(), full.influence.flatten())[0, 1] > 0.98
     with pytest.raises(ValueError, match="one pixel wide"):
         sensitivity(resnet("resnet18").eval(), torch.rand(1, 3, 64, 32), [1], precision="bf16", method="incremental")
+
+
+def test_bf16_of_maps_one_pixel_wide_runs_plainly():
+    net, images = shaken(resnet("resnet18")), torch.rand(1, 3, 64, 32)
+    plain, found = (sensitivity(net, images, [1], stride=20, precision="bf16", method=m).p_occluded for m in ("plain", "auto"))
+    assert torch.equal(found, plain)
+
+
+def test_errors_of_the_model_itself_are_not_hidden():
+    net = AskingTheBackbone()
+    net.last = nn.Linear(7, 4)
+    with pytest.raises(RuntimeError, match="512"):
+        sensitivity(net, torch.rand(1, 3, 64, 64), [1], stride=20)
 
 
 def test_double_precision_stays():

@@ -723,7 +723,9 @@ class Incremental(_Kept):
         _LAST.clear()
         trunk = take_apart(module, name)
         made = cls._tried(call, module, trunk, images[:1], device, batch)
-        made = made if precision == "fp32" else cls(trunk, device, batch, torch.bfloat16)
+        if precision != "fp32":
+            made = cls(trunk, device, batch, torch.bfloat16)
+            made._trial(module, images[:1])  # maps may be too narrow for it
         _LAST[module] = marks, made
         return made
 
@@ -731,13 +733,20 @@ class Incremental(_Kept):
     def _tried(cls, call, module, trunk, image, device, batch):
         "The incremental form, if it gives what the model gives."
         wanted, made = call(image.to(device)), cls(trunk, device, batch)
-        try:
-            found = made.clean(image)
-        except RuntimeError as error:
-            raise Unfit(f"{type(module).__name__} does not run as a ResNet: {error}") from error
+        found = made._trial(module, image)
         if not torch.is_tensor(wanted) or wanted.shape != found.shape or not (wanted - found).norm() <= 1e-4 * wanted.norm():
             raise Unfit(f"{type(module).__name__} does more than the ResNet that it looks like")
         return made
+
+    def _trial(self, module, image):
+        "The answer for one image."
+        try:
+            found = self.clean(image)
+        except Exception as error:  # a stranger's head may raise anything without its backbone
+            raise Unfit(f"{type(module).__name__} does not run as a ResNet: {error}") from error
+        if not torch.is_tensor(found):
+            raise Unfit(f"{type(module).__name__} does not run as a ResNet: its head gives {type(found).__name__}")
+        return found
 
     def plans(self, corners, count, side, size):
         "Which places of which image each batch has, and its Plan; those of few places are kept for the next images."
