@@ -320,6 +320,37 @@ def test_frozen_leaves_a_batch_norm_that_goes_on_adapting():
     assert isinstance(frozen(net)[1], torch.nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("kind,change", [("forward_hook", lambda m, given, out: 2 * out), ("forward_pre_hook", lambda m, given: (given[0].flip(3),)),
+                                         ("full_backward_hook", lambda m, given, out: (3 * given[0],))])
+def test_frozen_keeps_hooks(kind, change):
+    conv = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    net = with_statistics(torch.nn.Sequential(conv, copy.deepcopy(conv)))
+    getattr(net[0][0], f"register_{kind}")(change)
+    fast, grads = frozen(net), []
+    for module in (net, fast):
+        x = IMAGES.clone().requires_grad_()
+        module(x).sum().backward()
+        grads.append(x.grad)
+    assert torch.allclose(fast(IMAGES), net(IMAGES), atol=1e-5) and torch.allclose(*grads, atol=1e-5)
+    assert isinstance(fast[0][1], torch.nn.BatchNorm2d) and not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast[1].modules())  # the other is folded
+
+
+def test_frozen_of_a_convolution_whose_weight_is_computed_before_each_call():
+    net = with_statistics(torch.nn.Sequential(torch.nn.utils.spectral_norm(torch.nn.Conv2d(3, 4, 3)), torch.nn.BatchNorm2d(4)))
+    found = net(IMAGES)  # leaves a weight that Python cannot copy
+    assert torch.allclose(frozen(net)(IMAGES), found, atol=1e-5) and net[0].weight.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_frozen_of_torchscript():
+    net = with_statistics(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)))
+    script = torch.jit.script(net).train()
+    for module in (script, torch.nn.Sequential(script, torch.nn.BatchNorm2d(4).eval())):
+        fast = frozen(module)
+        assert torch.allclose(fast(IMAGES), net(IMAGES), atol=1e-4) and not any(p.requires_grad for p in fast.parameters())
+    assert script.training and all(p.requires_grad and p.is_leaf for p in script.parameters())
+
+
 @pytest.mark.parametrize("given", [dict(last_stride=2), dict(mean=(0, 0, 0), std=(1, 1, 1)), dict(std=(0.5, 0.5, 0.5))])
 @pytest.mark.parametrize("make, load", [(IdentityNet, load_identity), (PyramidNet, load_pyramid)])
 def test_a_backbone_that_is_given_comes_back_from_the_file(tmp_path, given, make, load):
