@@ -173,7 +173,25 @@ def test_one_of_several_outputs(tmp_path):
     assert close(load(one, output="logits")(IMAGES), -wanted())
 
 
+@pytest.mark.parametrize("batch", ["batch", 2])
+def test_outputs_beside_the_embeddings_do_not_matter(tmp_path, batch):
+    "A label and a scalar."
+    path = written(tmp_path / "net.onnx", batch=batch)
+    model = onnx.load(str(path))
+    model.graph.node.extend([helper.make_node("ArgMax", ["features"], ["label"], axis=1, keepdims=0),
+                             helper.make_node("ReduceMean", ["features"], ["whole"], axes=[0, 1], keepdims=0)])
+    model.graph.output.extend([helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]),
+                               helper.make_tensor_value_info("whole", TensorProto.FLOAT, [])])
+    onnx.save(model, str(path))
+    for output in ("features", "0", 0):
+        assert close(load(path, output=output)(IMAGES), wanted())
+    for output, held in (("label", r"int64 \[2\]"), ("whole", r"float32 \[\]")):
+        with pytest.raises(ValueError, match=f"its output '{output}' is {held}, and no embeddings"):
+            load(path, output=output)
+
+
 @pytest.mark.parametrize("changes,options,says", [
+    ({}, dict(output="nope"), "has one output, and none is 'nope'; .*output= one of 'features'"),
     (dict(inputs=2), {}, r"has 2 inputs \(images, more0\)"), (dict(outputs=("features", "logits")), {}, "output= one of 'features', 'logits'"),
                                                   (dict(outputs=("features", "logits")), dict(output="x"), "output= one of"),
     ({}, dict(size=(64, 32)), "takes 48 x 24 pixels and no other"), ({}, dict(size=64), r"\(height, width\)"), ({}, dict(size=(0, 4)), r"\(height, width\)"),
@@ -329,6 +347,66 @@ def test_functions_that_do_not_fit_are_named(mine, name, options, says):
 def test_one_of_several_things_returned(mine):
     model = load(f"{mine}/mine_for_a_test.py:pair", size=SIZE, output="features", mean=(0, 0, 0), std=(1, 1, 1), trust=True)
     assert model(IMAGES).equal(IMAGES.mean((2, 3)))
+
+
+def test_outputs_without_a_name_by_their_number():
+    both = lambda x: (x.mean((2, 3)), x.mean())
+    for output in (0, "0"):  # a command line gives text
+        assert load(both, size=SIZE, output=output, mean=(0, 0, 0), std=(1, 1, 1))(IMAGES).equal(IMAGES.mean((2, 3)))
+    with pytest.raises(ValueError, match="returns no '2'; there are 0, 1"):
+        load(both, size=SIZE, output="2")
+    with pytest.raises(ValueError, match="leave out output='logits'"):
+        load(lambda x: x.mean((2, 3)), size=SIZE, output="logits")
+
+
+class Method(nn.Module):
+    "A user's network, of which a method gives the embeddings; `forward` gives more."
+
+    def __init__(self):
+        super().__init__()
+        self.net = network().requires_grad_()
+
+    def forward(self, x):
+        x = self.net(x) if x.sum() > -1e9 else x  # torch.fx cannot follow
+        return x * 2, x
+
+    def vectors(self, x):
+        return self(x)[1]
+
+
+class Embedding(Method):
+    def embed(self, x):
+        return self.vectors(x)
+
+    def twice(self, x):
+        return 2 * self.embed(x)
+
+
+@pytest.mark.parametrize("kind,name,times", [(Method, "vectors", 1), (Embedding, "embed", 1), (Embedding, "twice", 2)])
+def test_a_method_brings_its_module(kind, name, times):
+    mine = kind().train()
+    before = {k: v.clone() for k, v in mine.state_dict().items()}
+    model = load(getattr(mine, name), size=SIZE)
+    assert mine.training and all(v.equal(before[k]) for k, v in mine.state_dict().items()) and all(p.requires_grad for p in mine.parameters())
+    assert not any(m.training for m in model.modules()) and sum(1 for _ in model.parameters()) == 4 and not any(p.requires_grad for p in model.parameters())
+    for module in (model, frozen(model)):
+        assert close(module(IMAGES), times * wanted()) and close(module(IMAGES[:1]), times * wanted(IMAGES[:1]))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen(model).modules())  # its parts are folded, it is not replaced
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_as_it_is():
+    script = torch.jit.script(network().requires_grad_()).train()
+    model = load(script, size=SIZE)
+    assert close(model(IMAGES), wanted()) and close(frozen(model)(IMAGES), wanted()) and not any(p.requires_grad for p in model.parameters())
+    assert script.training and all(p.requires_grad and p.is_leaf for p in script.parameters())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_networks_in_another_precision(precision):
+    model = load(network().to(precision), size=SIZE)
+    found = model(IMAGES)
+    assert found.dtype == torch.float32 and (found - wanted()).norm() < 0.02 * wanted().norm()
 
 
 def test_missing_gradients_are_said(mine):

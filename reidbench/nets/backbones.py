@@ -9,6 +9,7 @@ __all__ = ['RESNETS', 'AVAILABLE', 'IBN_URL', 'IBN_FILES', 'Backbone', 'imagenet
 import copy
 import io
 import random
+import warnings
 from pathlib import Path
 
 # %% ../../nbs/nets/30_backbones.ipynb #683976b1
@@ -260,9 +261,11 @@ def copied(
     "A copy of it, also of TorchScript, and where a weight is computed before each call (torch's old `spectral_norm`): Python's own copy refuses that."
     if isinstance(model, torch.jit.ScriptModule):
         file = io.BytesIO()
-        torch.jit.save(model, file)
-        file.seek(0)
-        return torch.jit.load(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch would rather have another format
+            torch.jit.save(model, file)
+            file.seek(0)
+            return torch.jit.load(file)
     scripts = lambda m: [m] if isinstance(m, torch.jit.ScriptModule) else [s for child in m.children() for s in scripts(child)]
     computed = [v for m in model.modules() for v in vars(m).values() if torch.is_tensor(v) and not v.is_leaf]
     return copy.deepcopy(model, {**{id(s): copied(s) for s in scripts(model)}, **{id(v): v.detach().clone() for v in computed}})

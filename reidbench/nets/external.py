@@ -6,7 +6,6 @@
 __all__ = ['PICKLED', 'as_embeddings', 'External', 'Facts', 'from_onnx', 'onnx_facts', 'load']
 
 # %% ../../nbs/nets/70_external.ipynb #16f4b1ae
-import copy
 import difflib
 import importlib
 import importlib.util
@@ -15,6 +14,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from types import MethodType
 from typing import NamedTuple
 
 # %% ../../nbs/nets/70_external.ipynb #4686f7de
@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.base import check_images
-from .backbones import _densenet_name, imagenet_weights
+from ..core.base import check_images, sound
+from .backbones import _densenet_name, copied, imagenet_weights
 from .blocks import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .identity import load_identity
 from .weights import read_model, read_weights
@@ -37,11 +37,14 @@ def as_embeddings(
     "One tensor [N, D], float32, or an error that says what was returned."
     if isinstance(found, (tuple, list, dict)):
         names = list(found) if isinstance(found, dict) else list(range(len(found)))
+        output = next((n for n in names if output not in names and str(n) == output), output)  # a command line gives numbers as text
         if output is None and len(found) != 1:
             raise ValueError(f"the model returns {len(found)} things; say which are the embeddings: output= one of {', '.join(map(repr, names))}")
         if output is not None and output not in names:
             raise ValueError(f"the model returns no {output!r}; there are {', '.join(map(repr, names))}")
         found = found[names[0] if output is None else output]
+    elif output not in (None, 0, "0"):
+        raise ValueError(f"the model returns one thing, and it has no name: leave out output={output!r}")
     if not torch.is_tensor(found):
         raise ValueError(f"a model must return embeddings [N, D]; for {count} images it returned {type(found).__name__}")
     flat = found.flatten(1) if found.ndim > 2 and found.shape[2:].numel() == 1 else found  # [N, D, 1, 1]: a map of one pixel
@@ -72,7 +75,10 @@ class External(nn.Module):
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         if tuple(images.shape[-2:]) != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
-        return as_embeddings(self.net(self.prepare(images)), len(images), self.output)
+        pixels = self.prepare(images)
+        with sound(pixels):
+            found = self.net(pixels)
+        return as_embeddings(found, len(images), self.output)
 
     def embed(
         self,
@@ -210,6 +216,28 @@ def _onnx_pixels(said, path):
     return mean, std, layout.startswith("bgr") if layout else None
 
 # %% ../../nbs/nets/70_external.ipynb #4207f0d0
+def _which(output, names, path):
+    "The number of the output that is meant, by its name or its number."
+    numbers = {**{str(k): k for k in range(len(names))}, **{name: k for k, name in enumerate(names)}}
+    if output is None and len(names) == 1:
+        return 0
+    if output is None or str(output) not in numbers:
+        raise ValueError(f"{path}: has {f'{len(names)} outputs' if len(names) > 1 else 'one output'}{'' if output is None else f', and none is {output!r}'}; "
+                         f"say which are the embeddings: output= one of {', '.join(map(repr, names))}")
+    return numbers[str(output)]
+
+
+class _One(nn.Module):
+    "A network with several outputs as one with the one that is meant."
+
+    def __init__(self, net, number):
+        super().__init__()
+        self.net, self.number = net, number
+
+    def forward(self, x):
+        return self.net(x)[self.number]
+
+
 class _Portions(nn.Module):
     "A network that takes batches of one size only, for batches of any: the last portion is filled up and cut again."
 
@@ -220,26 +248,26 @@ class _Portions(nn.Module):
     def forward(self, x):
         missing = -len(x) % self.batch
         x = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
-        found = [self.net(part) for part in x.split(self.batch)]
-        joined = [torch.cat(f)[:len(x) - missing] for f in zip(*found)] if isinstance(found[0], (tuple, list)) else torch.cat(found)[:len(x) - missing]
-        return joined
+        return torch.cat([self.net(part) for part in x.split(self.batch)])[:len(x) - missing]
 
-
-def _as_onnxruntime(net, path, pixels, outputs):
-    "Raise unless the module's numbers are onnxruntime's to 1e-5 of the largest."
+# %% ../../nbs/nets/70_external.ipynb #5e0a17c4
+def _as_onnxruntime(net, path, pixels, output):
+    "Raise unless the module's numbers are onnxruntime's of that output, to 1e-5 of the largest."
     _, _, onnxruntime = _onnx()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     first = session.get_inputs()[0]
     rows = torch.arange(first.shape[0] if isinstance(first.shape[0], int) else len(pixels)) % len(pixels)
-    theirs = session.run(None, {first.name: pixels[rows].numpy()})
+    theirs = session.run([output], {first.name: pixels[rows].numpy()})[0]
+    if getattr(getattr(theirs, "dtype", None), "kind", "") != "f" or theirs.ndim < 2:
+        raise ValueError(f"{path}: its output {output!r} is {getattr(theirs, 'dtype', type(theirs).__name__)} {list(getattr(theirs, 'shape', []))}, "
+                         "and no embeddings [N, D]: say which are, output=...")
     with torch.no_grad():
         ours = net(pixels)
-    for name, a, b in zip(outputs, ours if isinstance(ours, (tuple, list)) else [ours], map(torch.from_numpy, theirs)):
-        a, b = a[:len(b)], b[:len(a)]
-        apart = float((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)) if a.shape == b.shape else float("inf")
-        if not apart <= 1e-5:
-            raise ValueError(f"{path}: as a torch module its output {name!r} differs from onnxruntime's by {apart:.2g} of the largest number (1e-5 is allowed): the converter does not do one of "
-                             f"its operations right; bring the model as TorchScript or by module:function")
+    a, b = ours[:len(theirs)], torch.from_numpy(theirs)[:len(ours)]
+    apart = float((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)) if a.shape == b.shape else float("inf")
+    if not apart <= 1e-5:
+        raise ValueError(f"{path}: as a torch module its output {output!r} differs from onnxruntime's by {apart:.2g} of the largest number "
+                         "(1e-5 is allowed): the converter does not do one of its operations right; bring the model as TorchScript or by module:function")
 
 # %% ../../nbs/nets/70_external.ipynb #3e001ad9
 def _of_onnx(path, size, mean, std, bgr, output):
@@ -250,16 +278,15 @@ def _of_onnx(path, size, mean, std, bgr, output):
     except Exception as error:  # protobuf's own kinds
         raise ValueError(f"{path}: is no ONNX file ({type(error).__name__})") from error
     facts = onnx_facts(model, path)
-    if len(facts.outputs) > 1 and output not in facts.outputs:
-        raise ValueError(f"{path}: has {len(facts.outputs)} outputs; say which are the embeddings: output= one of {', '.join(map(repr, facts.outputs))}")
+    number = _which(output, facts.outputs, path)
     if size is not None and facts.size not in (None, _two(size)):
         raise ValueError(f"{path}: takes {facts.size[0]} x {facts.size[1]} pixels and no other size; leave out size={tuple(size)}: "
                          "pictures of any size are brought to it")
     seen, prepare, said = _prepared(facts, size, mean, std, bgr)
-    net = from_onnx(path)
+    net = from_onnx(path) if len(facts.outputs) == 1 else _One(from_onnx(path), number)
     net = net if facts.batch is None else _Portions(net, facts.batch)
-    _as_onnxruntime(net, path, prepare(_noise(seen)).contiguous(), facts.outputs)
-    return External(net, seen, prepare, facts.outputs.index(output) if len(facts.outputs) > 1 else None, path.name, said)
+    _as_onnxruntime(net, path, prepare(_noise(seen)).contiguous(), facts.outputs[number])
+    return External(net, seen, prepare, None, path.name, said)
 
 
 def _noise(size):
@@ -357,7 +384,7 @@ def _of_function(source, trust, weights, arguments):
         near = difflib.get_close_matches(name, vars(module), 1)
         raise ValueError(f"{source!r}: {place} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     made = getattr(module, name)
-    net = copy.deepcopy(made) if isinstance(made, nn.Module) else made(**arguments)
+    net = copied(made) if isinstance(made, nn.Module) else made(**arguments)
     if weights is not None:
         _load_into(net, weights)
     return net
@@ -381,11 +408,16 @@ def _imported(name, source):
 
 
 class _Called(nn.Module):
-    "A plain function as a module."
+    "A plain function as a module; of a module's method, with a copy of that module in it."
 
     def __init__(self, function):
         super().__init__()
         self.function = function
+        if isinstance(function, MethodType) and isinstance(function.__self__, nn.Module):
+            self.owner = copied(function.__self__)
+            self.function = MethodType(function.__func__, self.owner)
+            if not hasattr(self.owner, "embed"):
+                self.owner.embed = self.function  # by this `frozen` knows that more than its forward is called
 
     def forward(self, images):
         return self.function(images)
@@ -438,11 +470,14 @@ def load(
     elif kind == "torchvision":
         model = _of_torchvision(source, size, mean, std, bgr, output, weights)
     else:
-        net = copy.deepcopy(source) if isinstance(source, nn.Module) else source if kind == "callable" else _of_pt(source, trust, weights) if kind == "pt" else _of_function(source, trust, weights, arguments)
+        net = (copied(source) if isinstance(source, nn.Module) else source if kind == "callable" else
+               _of_pt(source, trust, weights) if kind == "pt" else _of_function(source, trust, weights, arguments))
         if not callable(net):
             raise ValueError(f"{name}: gives {type(net).__name__}, and not a network or a function of images")
         seen, prepare, said = _prepared(Facts(), size, mean, std, bgr)
-        model = External(net if isinstance(net, nn.Module) else _Called(net), seen, prepare, output, name, _given(said))
+        net = net if isinstance(net, nn.Module) else _Called(net)
+        precision = next((p.dtype for p in net.parameters() if p.is_floating_point()), None)
+        model = External(net, seen, prepare.to(precision) if precision else prepare, output, name, _given(said))
     return _tried(model.requires_grad_(False).to(device or "cpu").eval())
 
 # %% ../../nbs/nets/70_external.ipynb #394d4544
