@@ -5,9 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 import reidbench.widgets as widgets
 from reidbench.widgets.base import module
+from reidbench.widgets.score_slider import Renderer
+from reidbench.widgets.workbench import answering, moved
 
 SCRIPTS = sorted(p.stem for p in Path(widgets.__file__).parent.glob("*.js") if p.stem not in ("base", "twin"))
 
@@ -111,3 +115,33 @@ def test_what_a_look_failed_with_is_said_before_the_next_look(tmp_path, monkeypa
     run.look()
     other.join()
     assert (run.state, run.status) == stands
+
+
+class Norm(nn.Module):
+    "A net whose statistics change with each look in train mode."
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images, scores=None):
+        return self.norm(images).clamp(0, 1)
+
+    def embed(self, images):
+        return self.norm(images).mean((2, 3))
+
+    def score(self, images):
+        return self.norm(images).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("ask", [
+    lambda net, x: answering(net.forward)(x), lambda net, x: moved(net.score)(x), lambda net, x: Renderer(net.forward)(x[0], "quality", [0, 50, 100])[0],
+    lambda net, x: Renderer(net.forward, net.score).estimate(x, "quality"),
+    lambda net, x: Renderer(lambda images, s: images, None, net.embed)(x[0], "quality", [0, 1])[1]],
+    ids=["answering", "moved", "adjust", "score", "embed"])
+def test_a_net_in_train_mode_is_asked_in_eval_mode_and_left_as_it_was(ask):
+    net, images = Norm().train(), torch.rand(4, 3, 8, 4)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = ask(net, images)
+    assert net.training and net.norm.training and all(v.equal(before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(ask(net.eval(), images)))

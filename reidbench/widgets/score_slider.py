@@ -22,6 +22,7 @@ from ..core.base import check_images
 from ..core.show import image_grid
 from ..data.degrade import SEVERITIES, blur, downsample, gamma
 from ..data.street import photo
+from ..nets.identity import evaluating
 from .base import TwinWidget, guard
 from .parts import coloured, difference, levels, load_picture, picture_data
 
@@ -65,7 +66,8 @@ class Renderer:
         "The pictures' own scores on the slider's scale [N], or NaN."
         if self.scores[kind] is None:
             return np.full(len(images), np.nan)
-        found, (low, high) = np.asarray(self.scores[kind](images).detach().float().cpu()).reshape(-1), self.ends[kind]
+        with evaluating(self.scores[kind]):
+            found, (low, high) = np.asarray(self.scores[kind](images).detach().float().cpu()).reshape(-1), self.ends[kind]
         if len(found) != len(images) or not np.isfinite(found).all():
             raise ValueError(f"score(images) must give one finite number a picture, got {found[:5].tolist()} for {len(images)}")
         return 100 * (found - low) / (high - low)
@@ -74,7 +76,8 @@ class Renderer:
         "How far each frame lies from the picture [N], and the frames' embeddings or None."
         if self.embed is None:
             return (frames - picture).abs().mean((1, 2, 3)), None
-        found = self.embed(torch.cat([picture[None], frames])).detach().float().cpu()
+        with evaluating(self.embed):
+            found = self.embed(torch.cat([picture[None], frames])).detach().float().cpu()
         if found.ndim != 2 or not torch.isfinite(found).all():
             raise ValueError(f"embed(images) must give finite embeddings [N, D], got {list(found.shape)}")
         return 1 - F.cosine_similarity(found[1:], found[:1]), found[1:]
@@ -84,7 +87,8 @@ class Renderer:
         "The frames at these positions 0..100: pictures [N, 3, H, W], distances [N], estimates [N], embeddings."
         low, high = self.ends[kind]
         scores = low + (high - low) * torch.as_tensor(positions, dtype=torch.float32) / 100
-        frames = self.kinds[kind](picture.repeat(len(scores), 1, 1, 1), scores)
+        with evaluating(self.kinds[kind]):
+            frames = self.kinds[kind](picture.repeat(len(scores), 1, 1, 1), scores)
         frames = check_images(frames.detach().float().cpu(), f"adjust ({kind})")
         if frames.shape[1:] != picture.shape:
             raise ValueError(f"adjust ({kind}) gave pictures of {list(frames.shape[1:])} for one of {list(picture.shape)}")

@@ -29,7 +29,7 @@ from ..data.people import BadImage, nobody
 from ..explain.activation import activation_map
 from ..metrics.ranking import Embeddings
 from ..nets.backbones import frozen
-from ..nets.identity import extract
+from ..nets.identity import evaluating, extract
 from .activation_view import ActivationView, find_layers
 from .attack_table import AttackTable
 from .base import Session, page
@@ -60,7 +60,8 @@ def answering(
 
     @torch.no_grad()
     def embed(images):
-        return call(images.to(device)).float().cpu()
+        with evaluating(call):
+            return call(images.to(device)).float().cpu()
     return embed
 
 
@@ -72,7 +73,8 @@ def moved(
 
     @torch.no_grad()
     def travel(*given):
-        return call(*(g.to(device) for g in given)).float().cpu()
+        with evaluating(call):
+            return call(*(g.to(device) for g in given)).float().cpu()
     return travel
 
 # %% ../../nbs/widgets/97_workbench.ipynb #3cd34329
