@@ -15,10 +15,12 @@ from PIL import Image
 import reidbench.widgets as widgets
 from reidbench.attacks.base import attacked
 from reidbench.attacks.feature import FNA, IFGSM, LTA
+from reidbench.attacks.generative import DMR
 from reidbench.data.benchmarks import from_frame
 from reidbench.studies.papers import Papers, Place
 from reidbench.studies.runner import Study
 from reidbench.widgets import AttackTable, PaperTable, Session
+from reidbench.widgets.attack_table import at_eps
 from reidbench.widgets.base import held
 from reidbench.widgets.paper_table import FIELDS, Invented, packed
 from reidbench.widgets.ranked_list import stripes
@@ -119,6 +121,14 @@ def test_session_is_followed_and_set(colours):
     assert one.opened == 2
     one.opened = -1
     assert session.query == 10_000 and other.opened == 2
+
+
+def test_an_attack_whose_step_is_a_method_gets_its_eps():
+    "DMR trains by steps; what it has learned stays."
+    attack = DMR(eps=8 / 255)
+    attack.generator = torch.nn.Identity()
+    other = at_eps(attack, 4)
+    assert other.eps == 4 / 255 and attack.eps == 8 / 255 and other.generator is attack.generator and at_eps(IFGSM(eps=8 / 255, step=8 / 255), 4).step == 4 / 255
 
 
 def test_queries_without_a_match_have_no_figure(colours):

@@ -42,7 +42,7 @@ def at_eps(
     "The attack with this eps; one that has none, as it is."
     if not hasattr(attack, "eps"):
         return attack
-    changes = {"eps": levels / 255, **({"step": min(attack.step, levels / 255)} if hasattr(attack, "step") else {})}
+    changes = {"eps": levels / 255, **({"step": min(attack.step, levels / 255)} if isinstance(getattr(attack, "step", None), (int, float)) else {})}
     if is_dataclass(attack) and "step" in changes:
         return replace(attack, **changes)  # its knobs are checked again
     other = copy.copy(attack)              # what it has learned stays
