@@ -502,6 +502,9 @@ def test_from_frame_takes_given_splits_and_divides_test():
     b = from_frame(table)
     assert len(b.train) == 4 and len(b.query) == 1 + 2 and len(b.gallery) == 3 + 2 and b.multi_query is None and "split" not in b.train
     assert from_frame(table.assign(split="multi_query")).multi_query is not None
+    table["split"] = ["train"] * 4 + ["test"] * 8
+    words, kinds = from_frame(table), from_frame(table.astype({"split": "category"}))
+    assert all(getattr(kinds, s).equals(getattr(words, s)) for s in ("train", "query", "gallery"))
     with pytest.raises(ValueError, match="row 1 .*has split 'val'"):
         from_frame(table.assign(split=["train", "val"] + ["test"] * 10))
 

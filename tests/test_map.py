@@ -36,7 +36,7 @@ def test_promised_names(name):
 
 @pytest.mark.parametrize("values, meaning", [
     (pd.Series([2, None, 1], dtype="Int64"), ["1", "2", "not known"]), ([True, False, True], ["False", "True"]), ([3, "3", 2], ["2", "3", "3"]), ([], []),
-                                             ([None, None], ["not known"]),
+                                             ([None, None], ["not known"]), (pd.Series(["b", None, "a"], dtype="category"), ["a", "b", "not known"]),
 ])
 def test_names_of_a_column(values, meaning):
     found, codes = coded("kind", pd.Series(values, dtype=getattr(values, "dtype", object)))
@@ -215,6 +215,8 @@ def test_steps_agree_with_numpy(low, high):
 
 def test_limits_of_a_histogram():
     assert limits(np.array([])) == (0, 100) and limits(np.array([0.0, 1.0])) == (0, 1) and limits(np.array([100.0])) == (0, 100) and limits(np.array([-5.0, 300])) == (-5, 300)
+    some = pd.Series(["b", None, "a"], dtype=pd.CategoricalDtype(["a", "b", "nobody"]))
+    assert grouped(some)[0] == ["a", "b", "others, not known"] and grouped(some)[1].tolist() == [1, 2, 0] and grouped(some[[0, 2]])[0] == ["a", "b"]
     assert grouped([None, None])[0] == ["others, not known"] and grouped(range(8))[0] == [str(k) for k in range(8)]
 
 

@@ -550,6 +550,7 @@ def from_frame(
         people = np.unique(table["pid"][table["pid"] > -1])
         learn = np.random.default_rng(seed).permutation(people)[:round(len(people) * train)]
         table["split"] = np.where(table["pid"].isin(learn), "train", "test")
+    table["split"] = table["split"].astype(object)  # a categorical column takes no new words
     wrong = table.index[~table["split"].isin((*SPLITS, "test"))]
     if len(wrong): raise ValueError(f"{name}: row {wrong[0]} ({len(wrong)} in all) has split {table['split'][wrong[0]]!r}: "
                                     "give train, query, gallery, multi_query or test")

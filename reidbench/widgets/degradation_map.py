@@ -73,7 +73,7 @@ def coded(
     names = sorted(values[there].unique().tolist(), key=lambda v: (str(type(v)), v))
     if len(names) >= UNKNOWN:
         raise ValueError(f"column {name!r} has {len(names):,} different values, at most {UNKNOWN - 1:,} can be coloured by: leave it out with columns=[...]")
-    codes = values.map({v: k for k, v in enumerate(names)}).fillna(len(names)).to_numpy(np.uint16)
+    codes = values.astype(object).map({v: k for k, v in enumerate(names)}).fillna(len(names)).to_numpy(np.uint16)
     return {"name": name, "names": [str(v) for v in names] + ["not known"] * (not there.all())}, codes
 
 

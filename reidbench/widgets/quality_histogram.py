@@ -40,6 +40,7 @@ def grouped(
     if labels is None:
         return ["all"], None
     labels = pd.Series(labels).reset_index(drop=True)
+    labels = labels.astype(object) if isinstance(labels.dtype, pd.CategoricalDtype) else labels  # what nobody has is no group
     counts = labels.value_counts(dropna=False)
     kept = [v for v in counts.index if pd.notna(v)]
     kept = sorted(kept[:MANY] if len(kept) <= MANY else kept[:MANY - 1], key=lambda v: (str(type(v)), v))
