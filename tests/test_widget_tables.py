@@ -128,7 +128,8 @@ def test_an_attack_whose_step_is_a_method_gets_its_eps():
     attack = DMR(eps=8 / 255)
     attack.generator = torch.nn.Identity()
     other = at_eps(attack, 4)
-    assert other.eps == 4 / 255 and attack.eps == 8 / 255 and other.generator is attack.generator and at_eps(IFGSM(eps=8 / 255, step=8 / 255), 4).step == 4 / 255
+    assert other.eps == 4 / 255 and attack.eps == 8 / 255 and other.generator is attack.generator
+    assert at_eps(IFGSM(eps=8 / 255, step=8 / 255), 4).step == 4 / 255
 
 
 def test_queries_without_a_match_have_no_figure(colours):
