@@ -56,5 +56,5 @@ docs-check: $(VENV)/.installed-dev        ## what nbdev_docs does up to the call
 benchmark: $(VENV)/.installed-dev         ## speed, as ratios side by side
 	for b in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$b || exit 1; done
 
-clean:                                    ## remove what the commands above made
-	rm -rf _proc _docs outputs
+clean:                                    ## remove what the commands above made (not your trainings, records and the peers)
+	rm -rf _proc _docs outputs/tour outputs/tour.html outputs/quick outputs/screenshots

@@ -8,6 +8,8 @@ __all__ = ['app', 'data', 'A_SET', 'OF_THE_SET', 'TAKE_NONE', 'PRESETS', 'plainl
 
 # %% ../nbs/cli/10_cli.ipynb #dfd45a06
 import json
+import os
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -15,9 +17,30 @@ from typing import Optional
 
 # %% ../nbs/cli/10_cli.ipynb #eb0fb81d
 import typer
+from typer.core import TyperGroup
 
 # %% ../nbs/cli/10_cli.ipynb #b7399abe
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+class _Homes(TyperGroup):
+    "`~` is the home folder in a value as well (--root=~/sets), where shells leave it as it is."
+
+    def parse_args(self, ctx, args):
+        home = lambda word: re.sub(r"^(--[\w-]+=)?(~.*)$", lambda found: (found[1] or "") + os.path.expanduser(found[2]), word, flags=re.DOTALL)
+        return super().parse_args(ctx, [home(word) for word in args])
+
+
+def _no_folder(option, path):
+    "An error, before the work, where a file is to be written and a folder stands."
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(f"--{option} {path}: is a folder; name a file")
+
+
+def _named(word, what, example):
+    "An error where a setting stands before the name that a command asks for: what is its value then cannot be told."
+    if word.startswith("--"):
+        raise ValueError(f"{word}: name the {what} first, then the settings: reidbench {example}")
+
+
+app = typer.Typer(cls=_Homes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Person re-identification that must hold up when images are degraded, occluded or attacked.")
 data = typer.Typer(no_args_is_help=True, help="The sets: which there are, whether one is whole, building the sample set.")
 app.add_typer(data, name="data")
@@ -47,11 +70,11 @@ def _notebook(name):
 
 
 def _run_tour(folder):
-    import os
-
     from reidbench.core.page import run_notebook, write_page
 
     folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--folder {folder}: is a file; name a folder")
     notebook = run_notebook(_notebook("tour.ipynb"), environment={"REIDBENCH_OUTPUTS": os.fspath(folder)})
     return write_page(notebook, folder / "tour.html"), json.loads((folder / "tour" / "record.json").read_text())
 
@@ -271,6 +294,7 @@ def train(
     from reidbench.methods import baseline
 
     def run():
+        _named(benchmark, "set", "train street --epochs 20")
         if preset not in PRESETS:
             raise ValueError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         base = baseline.BaselineSettings() if preset == "strong" else baseline.identification()
@@ -309,6 +333,7 @@ def evaluate(
     "Search a set's gallery with a model."
     given = dict(size=size and _numbers("size", size, int), mean=mean and _numbers("mean", mean), std=std and _numbers("std", std), weights=weights,
                  output=output, trust=trust, device=device)
+    plainly(_no_folder, "out", out)
     ranking = plainly(_evaluate, model, given, benchmark, root, of_the_set, batch, flip, protocol, metric)
     typer.echo(_table(ranking.scores(), f"{benchmark}, {ranking.protocol}, {metric}"))
     for note in ranking.notes:
@@ -409,6 +434,7 @@ def _study(extra, table, root, on, other, seeds, budget, engine, rows, folder, s
     from reidbench.studies.tables import nearest, tables
     from reidbench.studies.tables import table as table_by_name
 
+    _named(table, "table", "study aos/table1 --epochs 20")
     if table not in (known := [*tables(), "matrix"]):
         raise ValueError(f"no table {table!r}: {nearest(table, known)}")
     try:

@@ -1,6 +1,7 @@
 "The command line: what the user can mend is one sentence, and every setting and option of a set is within reach."
 import json
 import re
+import shutil
 import warnings
 
 import pytest
@@ -54,7 +55,33 @@ def model(tmp_path_factory):
     return folder
 
 
+def test_home_is_home_in_a_value_as_well(sets, model, monkeypatch, tmp_path):
+    "A shell expands ~ where a word begins, not behind an =."
+    monkeypatch.setenv("HOME", str(sets))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, sets / "model", dirs_exist_ok=True)
+    result = say("evaluate", "~/model", "tiny", "--root=~", "--out=~/figures.json", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (sets / "figures.json").is_file() and not list(tmp_path.iterdir())
+
+
 # -- errors ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("words,says", [
+    (("train", "--epochs", "0", "street"), "--epochs: name the set first, then the settings: reidbench train street --epochs 20"),
+    (("train", "--epochs=0", "street"), "--epochs=0: name the set first"),
+    (("study", "--epochs", "1", "aos/table1"), "--epochs: name the table first, then the settings: reidbench study aos/table1 --epochs 20")],
+    ids=["train", "train =", "study"])
+def test_a_setting_before_the_name_is_told(words, says):
+    assert says in refused(*words)
+
+
+def test_where_results_cannot_go_is_told_before_the_work(tmp_path, sets, model, monkeypatch):
+    monkeypatch.setattr("reidbench.cli._evaluate", None)  # would be called, and fail
+    assert f"--out {tmp_path}: is a folder" in refused("evaluate", model, "tiny", "--root", sets, "--out", tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert "file: is a file; name a folder" in refused("tour", "--folder", tmp_path / "file")
+
+
 def test_files_in_the_way_are_one_sentence(tmp_path, sets, model):
     (tmp_path / "file").write_text("mine")
     for folder, says in (("file", "File exists"), ("file/x", "Not a directory")):

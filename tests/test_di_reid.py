@@ -1,5 +1,6 @@
 "DI-REID: its equations, whose gradient goes where, phases in turn, stages that go on, what is refused."
 import copy
+import math
 import shutil
 import threading
 from dataclasses import replace
@@ -697,6 +698,17 @@ def test_the_bad_camera_may_be_named_to_a_graded_critic(colours, teacher):
         with pytest.raises(ValueError, match="some of the training pictures must be theirs and some not"):
             Decomposition(colours, quick(graded=True, low_cameras=cameras), teacher, None, True)
     assert stage.bad == (2,) and quick(supervision="ranking", low_cameras=(2,)).known_worse == (2,)
+
+
+@pytest.mark.parametrize("iterations,part,share", [(100, 500, 2 / 3), (900, 500, 2 / 3), (1000, 500, 2 / 3), (750, 500, 1.0), (30, 7, 0.5), (1, 5, 0.5)])
+def test_the_rate_falls_at_its_iteration_also_in_a_short_last_part(iterations, part, share):
+    milestone = training._epoch_of(share * iterations, replace(DIREIDSettings(), iterations=iterations, part=part))
+    reached = []
+    for i in range(iterations):
+        epoch, at = divmod(i, part)
+        if epoch + at / min(part, iterations - epoch * part) >= milestone:  # as the loop asks its schedule
+            reached.append(i)
+    assert reached == list(range(math.ceil(share * iterations), iterations))
 
 
 def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):

@@ -367,6 +367,19 @@ def test_a_backbone_of_ones_own_is_not_written_into_a_file_that_nobody_could_rea
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("size,stride", [((64, 32), 2), ((48, 16), 1)])
+def test_float16_on_the_processor_reaches_maps_one_pixel_wide(size, stride):
+    from reidbench.core.base import autocast
+
+    torch.manual_seed(0)
+    net, images = IdentityNet("resnet10", 4, neck="plain", last_stride=stride).eval(), torch.rand(2, 3, *size)
+    right = net.logits(images)
+    with autocast(torch.device("cpu"), torch.float16):
+        near = net.logits(images)
+    near.float().square().sum().backward()
+    assert (near - right).norm() < 0.05 * right.norm() and all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
 def test_half_precision_on_the_processor_is_right_in_dirty_memory():
     "A ResNet's last stage on 64 x 32 pictures steps to maps one pixel wide: with matrix tiles the library below reads there what others left."
     from reidbench.core.base import autocast

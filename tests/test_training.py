@@ -44,6 +44,15 @@ def test_resumed_is_unbroken_bit_for_bit(colours, tmp_path, settings):
     assert same(weights(whole), weights(resumed)) and whole.record.curves == resumed.record.curves and whole.record.metrics == resumed.record.metrics
 
 
+def test_what_was_begun_without_a_scaler_goes_on_with_one(colours, tmp_path, monkeypatch):
+    "fp16 is scaled on CUDA alone: begun on the CPU, a checkpoint holds no scale."
+    plain = replace(TINY, precision="no")
+    _stopped(colours, plain, tmp_path, at=(1, 1))
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, enabled=True))
+    assert len(train(colours, plain, tmp_path, quiet=True).record.curves["loss"]) == 3
+
+
 def _stopped(benchmark, settings, folder, at):
     "Train until (epoch, step), where Ctrl-C is pressed."
     from reidbench.methods.baseline import Trainer

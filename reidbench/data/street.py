@@ -1115,7 +1115,7 @@ def build(root,                # folder that gets the folder `street`
     _check(identities, seed, images, size, train, cameras)
     arguments = json.loads(json.dumps({"identities": identities, "seed": seed, "images": images, "size": list(size),
                                        "train": identities // 2 if train is None else train, "cameras": [asdict(c) for c in cameras]}))
-    folder = Path(root) / "street"
+    folder = Path(root).expanduser() / "street"
     if folder.exists():
         wrong = _whole(folder, arguments)
         if wrong is None:

@@ -485,7 +485,7 @@ def _kind(source):
     "(what it is, the thing itself or its path, its name)."
     if not isinstance(source, (str, Path)):
         return "callable", source, type(source).__name__ if isinstance(source, nn.Module) else getattr(source, "__name__", type(source).__name__)
-    text, path = str(source), Path(source)
+    text, path = str(source), Path(source).expanduser()
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
             raise FileNotFoundError(f"{path}: a folder without model.safetensors is no finished training; give a model's file")

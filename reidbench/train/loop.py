@@ -370,7 +370,7 @@ class _Saving:
             net.load_state_dict(nets[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and state["scaler"]:  # begun where nothing is scaled, on a CPU, it has none
             self.scaler.load_state_dict(state["scaler"])
         set_random_state(state["dice"][self.rank % len(state["dice"])])
         self.epoch, self.at, self.curves, self._sums, self.spent = about["epoch"], about["step"], about["curves"], about["sums"], about["seconds"]

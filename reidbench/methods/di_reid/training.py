@@ -408,6 +408,12 @@ class _Features:
     def __call__(self, images):
         return self.pool(self.backbone(images)).float()
 
+def _epoch_of(iteration, s):
+    "Where an iteration lies in epochs of `part` iterations, of which the last may be shorter."
+    whole = min(int(iteration // s.part), (s.iterations - 1) // s.part)
+    return whole + (iteration - whole * s.part) / min(s.part, s.iterations - whole * s.part)
+
+
 def _fit(stage, accelerator):
     s = stage.settings
     baseline.same_training(stage)
@@ -417,7 +423,7 @@ def _fit(stage, accelerator):
     stage.bad = domains(stage.people, s.degradation, s.low_cameras or None, pixels).cameras if s.graded and stage.people["camid"].nunique() > 1 else ()
     batches = Batches(stage.people, pixels, stage.sampler, Augment([Flip(s.flip)] if s.flip else [], s.seed), accelerator.device)
     optimizers = stage.optimizers(net)
-    when = Steps((s.pair_milestone * s.iterations / s.part,))
+    when = Steps((_epoch_of(s.pair_milestone * s.iterations, s),))
     loop = Loop({"model": net}, optimizers, stage.step, replace(s, epochs=stage.sampler.epochs(), save_every=1), {n: when for n in optimizers}, stage.folder,
                 stage.name, stage.quiet, accelerator)
     curves = loop.run(batches)
