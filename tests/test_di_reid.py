@@ -726,7 +726,10 @@ def test_one_camera_is_said_before_anything_is_trained(colours, tmp_path):
     (dict(strength=(4, 2)), "lower one first"), (dict(strength=(1, 1)), "leave a picture as it is"), (dict(reconstructs="all"), "reconstructs is one of"),
                                             (dict(strength=(0.5, 2)), "factor between 1"), (dict(strength=(2, 200)), "shorter side, 128 pixels"),
     (dict(iterations=0), "at least 1"), (dict(pair_milestone=0), "pair_milestone"), (dict(recon=-1.0), "at least 0"), (dict(rank_margin=-1.0), "at least 0"),
-    (dict(widths="wide"), "widths are"), (dict(epochs=-1), "epochs"),
+    (dict(widths="wide"), "widths are"), (dict(epochs=-1), "epochs"), (dict(cue="scores"), "cue is one of"), (dict(heads="fc"), "heads is one of"),
+    (dict(search="both"), "search is one of"), (dict(adversarial="wgan"), "adversarial is one of"), (dict(backbone="densenet121"), "backbone is one of"),
+    (dict(identity_epochs=-1), "identity_epochs"), (dict(reduced=-1), "reduced"), (dict(degree_scales=0), "degree_scales"),
+    (dict(size=(130, 65)), "multiples of 4"), (dict(size=(64, 32), degree_scales=5), "for 5 scales 64"),
 ])
 def test_settings_that_cannot_be_trained(changes, words):
     with pytest.raises(ValueError, match=words):

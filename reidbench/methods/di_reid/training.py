@@ -27,16 +27,16 @@ from ...data.augment import Augment, Flip
 from ...data.batches import Batches, Pixels
 from ...data.people import nobody
 from ...data.quality import domains, psnr, visible
-from ...losses.adversarial import slope_penalty
+from ...losses.adversarial import FORMS, slope_penalty
 from .. import baseline
 from ..baseline import BaselineSettings, Run, Trainer, finished, stage_folder
 from .ddgan import (DDGAN, SELF_DEGRADATIONS, SHIPPED, UNTOUCHED, content_identity_loss, degradation_ranking_loss, degree_of, draw_strengths,
                                              exchange_ranking_loss, graded_ranking_loss, identity_preserving_loss, invariable_content_loss,
                                              load_ddgan, made_worse, rank_label, reality_losses, reconstruction_loss, shares, sizes, total_loss, truly_worse)
-from .dfen import DFEN, identity_losses
+from .dfen import CUES, DFEN, HEADS, SEARCHES, identity_losses
 from .dfen import load as load_dfen
 from ...metrics.ranking import Embeddings, evaluate
-from ...nets.backbones import frozen
+from ...nets.backbones import RESNETS, frozen
 from ...nets.blocks import IMAGENET_STD
 from ...nets.identity import Trained, extract
 from ...nets.weights import save_model, weights_hash
@@ -122,7 +122,9 @@ class DIREIDSettings(BaselineSettings):
 def _check(s):
     "What cannot be trained is said before anything is."
     for value, known, name in ((s.ablation, ABLATIONS, "ablation"), (s.supervision, SUPERVISION, "supervision"), (s.partner, ("camera", "any"), "partner"),
-                               (s.reconstructs, ("paper", "code"), "reconstructs"), (s.degradation, SELF_DEGRADATIONS, "degradation")):
+                               (s.reconstructs, ("paper", "code"), "reconstructs"), (s.degradation, SELF_DEGRADATIONS, "degradation"),
+                               (s.cue, CUES, "cue"), (s.heads, HEADS, "heads"), (s.search, SEARCHES, "search"), (s.adversarial, FORMS, "adversarial"),
+                               (s.backbone, RESNETS, "backbone")):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}; got {value!r}")
     low, high = s.strength or SELF_DEGRADATIONS[s.degradation][1:]
@@ -137,6 +139,10 @@ def _check(s):
     if s.iterations < 1 or s.pairs < 1 or s.part < 1 or s.pair_lr <= 0 or not 0 < s.pair_milestone <= 1:
         raise ValueError("iterations, pairs and part are at least 1, pair_lr above 0, pair_milestone in (0, 1]; "
                          f"got {s.iterations}, {s.pairs}, {s.part}, {s.pair_lr}, {s.pair_milestone}")
+    if s.identity_epochs < 0 or s.reduced < 0 or s.degree_scales < 1:
+        raise ValueError(f"identity_epochs and reduced are at least 0, degree_scales at least 1; got {s.identity_epochs}, {s.reduced}, {s.degree_scales}")
+    if min(s.size) < max(16, 4 * 2**(s.degree_scales - 1)) or any(n % 4 for n in s.size):
+        raise ValueError(f"size: height and width are multiples of 4 and at least 16, for {s.degree_scales} scales {4 * 2**(s.degree_scales - 1)}; got {s.size}")
     if min(s.lambdas.values()) < 0 or s.slope < 0 or s.rank_margin < 0:
         raise ValueError(f"weights and margins are at least 0; got {s.lambdas}, slope {s.slope}, rank_margin {s.rank_margin}")
     if bool(s.low_cameras) != (s.supervision != "none") and not (s.low_cameras and s.graded):
