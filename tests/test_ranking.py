@@ -323,6 +323,14 @@ def test_single_shot_draws_are_a_fair_sample():
     assert np.allclose(r.ap, (chance / np.arange(1, 7)).sum(1), atol=0.03)
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["strangers", "a person"])
+def test_strangers_are_each_one_of_their_own_in_single_shot(asked):
+    "Four pictures of pid 0 lie nearer than the match: four wrong people, or, where somebody asks for 0, one."
+    distance = np.array([[5, 1, 2, 3, 4, 0], [9, 1, 1, 1, 1, 9]], dtype=float)[:2 if asked else 1]
+    r = evaluate_distances(distance, np.array([7, 0][:len(distance)]), np.array([7, 0, 0, 0, 0, -1]), np.ones(len(distance), int), np.full(6, 2), "single-gallery-shot", draws=9)
+    assert (1 / r.ap[0]).round(6) == (2 if asked else 5)
+
+
 def test_single_shot_is_seeded_and_blind_to_chunks():
     rng = np.random.default_rng(0)
     query = Embeddings(rng.standard_normal((30, 8)), np.repeat(np.arange(10), 3), np.tile([1, 2, 3], 10))

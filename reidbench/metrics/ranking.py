@@ -426,6 +426,9 @@ def evaluate(
 def _single_shot(blocks, matches: Matches, query_pid, gallery_pid, ranks: tuple, said: dict, draws: int = 100, seed: int = 0) -> Ranking:
     "The mean over draws of one gallery picture per person."
     if int(draws) != draws or draws < 1: raise ValueError(f"draws is {draws!r}: give a whole number from 1 up")
+    if not (query_pid == 0).any():  # whom nobody asks for are strangers, each for himself
+        strangers = gallery_pid == 0
+        gallery_pid = np.where(strangers, gallery_pid.max(initial=0) + np.cumsum(strangers), gallery_pid)
     rng, order = np.random.default_rng(seed), np.argsort(gallery_pid, kind="stable")
     order = order[gallery_pid[order] != -1]
     people, begin, count = np.unique(gallery_pid[order], return_index=True, return_counts=True)
