@@ -1,4 +1,7 @@
 "Defences and training against attacks."
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from reidbench.data import benchmarks
 from reidbench.data.augment import HOMOGENEOUS, auto_augment, channel_fusion, local_grey, local_homogeneous, pick, sketch
 from reidbench.methods.jad import CircuitousScaling, JADSettings, Proactive, ResizePad, code, normal, small, train
 from reidbench.methods.jad.training import JADTrainer, Replaced, mates
+from reidbench.nets.weights import weights_hash
 
 
 def pictures(n=6, size=(64, 32), seed=0):
@@ -141,13 +145,29 @@ def test_at_goes_on_where_it_was(town, tmp_path, monkeypatch):
 
 
 def test_at_refuses_a_start_that_saw_other_pictures(town, tmp_path):
-    from dataclasses import replace
-
     s = small(normal(), **TINY)
     other = replace(town, train=town.train.iloc[: len(town.train) // 2].reset_index(drop=True))
     train(other, s, tmp_path / "other", quiet=True)
     with pytest.raises(ValueError, match="other pictures"):
         train(town, small(JADSettings(adversarial="AT", iterations=1), **TINY), tmp_path / "at", quiet=True, start=tmp_path / "other")
+
+
+def test_at_of_another_start_is_another_training(town, tmp_path, monkeypatch):
+    import reidbench.methods.jad.training as module
+
+    monkeypatch.setattr(module, "adversarial_pictures", lambda model, people, size, *_: torch.zeros(len(people), 3, *size, dtype=torch.uint8))
+    few = replace(town, train=town.train.iloc[::4].reset_index(drop=True), query=town.query[:0])
+    s = small(JADSettings(adversarial="AT"), **{**TINY, "size": (32, 16), "backbone": "resnet10"})
+    a, b = (JADTrainer(few, s).network() for _ in "ab")
+    one, note = train(few, s, tmp_path, quiet=True, start=a), tmp_path / "training.json"
+    with pytest.raises(ValueError, match="another training .start differs"):
+        train(few, s, tmp_path, quiet=True, start=b)
+    assert json.loads(note.read_text())["start"] == weights_hash(a)
+    note.write_text(json.dumps({k: v for k, v in json.loads(note.read_text()).items() if k != "start"}))  # as it was written before
+    assert train(few, s, tmp_path, quiet=True, start=a).record.created == one.record.created  # not trained twice
+    (tmp_path / "record.json").unlink()  # its checkpoint is there: it goes on
+    assert train(few, s, tmp_path, quiet=True, start=a).record.weights == one.record.weights
+    assert json.loads(note.read_text())["start"] == weights_hash(a)
 
 
 def test_replaced_pictures_are_those_of_their_rows():

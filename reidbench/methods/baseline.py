@@ -135,6 +135,7 @@ class Trainer(_Plan):
     name = "baseline"
     twice = False  # whether a step takes gradients of gradients
     unit = False   # whether it searches with embeddings of length 1
+    later = ()     # names of entries of `about` that were added when trainings without them had been begun
 
     def __init__(
         self,
@@ -258,6 +259,11 @@ def write_run(trainer, net, record):
     record.save(trainer.folder / "record.json")
 
 
+def _told(file, trainer, mine):
+    "What a folder's training.json tells; an entry that was unknown when it was written is taken to be as in `mine`."
+    return {**{k: mine[k] for k in getattr(trainer, "later", ()) if k in mine}, **json.loads(file.read_text())}
+
+
 def same_training(trainer):
     "A folder belongs to one training: going on in it with other settings or data is an error that names the difference."
     if trainer.folder is None:
@@ -265,7 +271,7 @@ def same_training(trainer):
     mine = trainer.about()
     file = trainer.folder / "training.json"
     if file.exists() and find_checkpoint(trainer.folder / "checkpoint"):
-        former = json.loads(file.read_text())
+        former = _told(file, trainer, mine)
         # may change: the same training elsewhere, and longer, unless its rates follow from its end
         free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)
         before, now = (all_settings(told["settings"], trainer.settings) for told in (former, mine))
@@ -286,11 +292,11 @@ def finished(
     files = [trainer.folder / f for f in ("training.json", "record.json", name)] if trainer.folder is not None else []
     if not files or not all(f.is_file() for f in files):
         return None
+    about = trainer.about()
     try:
-        record, former = Record.load(files[1]), json.loads(files[0].read_text())
+        record, former = Record.load(files[1]), _told(files[0], trainer, about)
     except ValueError:
         return None  # damaged: `fit` goes on from the checkpoint, or begins anew
-    about = trainer.about()
     if record.failure:
         return None  # trained, but not searched: `fit` does that again
     what = lambda settings: {k: v for k, v in settings.items() if k not in HOW}  # where and how it ran makes no other training

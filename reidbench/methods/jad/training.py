@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -176,7 +177,11 @@ def adversarial_pictures(
 class JADTrainer(Trainer):
     "The baseline's trainer with other colours, or with attacked pictures."
 
-    name, pictures = "jad", None  # `pictures`: AT's, uint8 [N, 3, H, W]
+    name, later = "jad", ("start",)
+    pictures = start = None  # AT's: uint8 [N, 3, H, W], and the hash of the model they were made on
+
+    def about(self):
+        return {**super().about(), **({} if self.start is None else {"start": self.start})}
 
     def transforms(self):
         s = self.settings
@@ -208,6 +213,7 @@ def train(
     s, accelerator = trainer.settings, processes(trainer.settings.device, trainer.settings.processes)
     if s.adversarial == "AT":
         model = _normal_model(trainer, start, accelerator.device)
+        trainer.start = broadcast_object_list([weights_hash(model)])[0]  # batch statistics of several processes differ: the first one's tell
         attack = s.attack(s.iterations, precision="bf16" if s.precision == "bf16" else "fp32")
         file = trainer.folder and trainer.folder / f"adversarial-{accelerator.process_index}.safetensors"
         trainer.pictures = adversarial_pictures(model, trainer.people, s.size, attack, file, accelerator.device, quiet)
