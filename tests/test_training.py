@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from PIL import Image
 
 from reidbench.core.record import Record
 from reidbench.data.people import Benchmark
-from reidbench.methods.baseline import BaselineSettings, Trainer, identification, small, train
+from reidbench.methods.baseline import BaselineSettings, Trainer, identification, same_training, small, train
 from reidbench.nets.backbones import Backbone
 from reidbench.nets.identity import IdentityNet, load_identity
 from reidbench.train.loop import NonFiniteLoss
@@ -79,6 +80,20 @@ def test_another_number_of_epochs_goes_on_only_where_that_is_the_same_training(c
     train(colours, replace(TINY, epochs=1), tmp_path / "cosine", quiet=True)
     with pytest.raises(ValueError, match="epochs: 1 before, 3 now"):  # its rates follow from its end
         train(colours, TINY, tmp_path / "cosine", quiet=True)
+
+
+def test_an_entry_that_is_no_longer_told_is_a_difference(tmp_path):
+    trainer = lambda later=(), **more: SimpleNamespace(folder=tmp_path, settings=TINY, later=later, about=lambda: {"settings": {}, "name": "x", **more})
+    same_training(trainer(start="a"))
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text("{}")
+    for now in (trainer(), trainer(("start",)), trainer(start="b")):
+        with pytest.raises(ValueError, match="another training .start differs"):
+            same_training(now)
+    same_training(trainer(start="a"))
+    with pytest.raises(ValueError, match="maps differs"):
+        same_training(trainer(start="a", maps="m"))
+    same_training(trainer(("maps",), start="a", maps="m"))  # added since: as good as told
 
 
 def test_a_model_that_could_not_be_loaded_again_is_refused_before_it_learns(colours, tmp_path):

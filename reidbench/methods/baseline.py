@@ -276,7 +276,7 @@ def same_training(trainer):
         free = HOW if mine["settings"].get("schedule") == "cosine" else ("epochs", *HOW)
         before, now = (all_settings(told["settings"], trainer.settings) for told in (former, mine))
         differ = [f"{k}: {before.get(k)} before, {v} now" for k, v in now.items() if before.get(k) != v and k not in free]
-        differ += [f"{k} differs" for k in mine if k != "settings" and former.get(k) != mine[k]]
+        differ += [f"{k} differs" for k in {**mine, **former} if k != "settings" and former.get(k) != mine.get(k)]
         if differ:
             raise ValueError(f"{trainer.folder} holds the checkpoint of another training ({'; '.join(differ)}): give another folder, or delete this one")
     write_whole(file, json.dumps(mine, indent=1))
