@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from reidbench.attacks.feature import SMA
 from reidbench.data import benchmarks
 from reidbench.data.augment import HOMOGENEOUS, auto_augment, channel_fusion, local_grey, local_homogeneous, pick, sketch
+from reidbench.data.batches import Pixels
 from reidbench.methods.jad import CircuitousScaling, JADSettings, Proactive, ResizePad, code, normal, small, train
-from reidbench.methods.jad.training import JADTrainer, Replaced, mates
+from reidbench.methods.jad.training import JADTrainer, Replaced, adversarial_pictures, mates
+from reidbench.nets.identity import IdentityNet
 from reidbench.nets.weights import weights_hash
 
 
@@ -168,6 +173,24 @@ def test_at_of_another_start_is_another_training(town, tmp_path, monkeypatch):
     (tmp_path / "record.json").unlink()  # its checkpoint is there: it goes on
     assert train(few, s, tmp_path, quiet=True, start=a).record.weights == one.record.weights
     assert json.loads(note.read_text())["start"] == weights_hash(a)
+
+
+def test_stored_adversarial_pictures_are_of_one_table(town, tmp_path):
+    model, attack, file = IdentityNet("resnet10", 8).eval(), SMA(iterations=1), tmp_path / "kept.safetensors"
+    rows = lambda table: adversarial_pictures(model, table.reset_index(drop=True), (32, 16), attack, file, quiet=True)
+    one, other = town.train[:6], town.train[-6:]
+    first, second = rows(one), rows(other)
+    assert (second / 255 - Pixels(other, (32, 16)).images(range(6))).abs().max() < 6 / 255  # its own
+    assert not torch.equal(first, second) and torch.equal(rows(one), first)
+    save_file({"pictures": torch.zeros_like(first)}, file, _told(file))
+    assert not rows(one).any()  # read, not made
+    save_file({"pictures": torch.zeros_like(first)}, file, {k: v for k, v in _told(file).items() if k != "people"})  # stored before the table was told
+    assert torch.equal(rows(one), first)
+
+
+def _told(file):
+    with safe_open(file, "pt") as kept:
+        return kept.metadata()
 
 
 def test_replaced_pictures_are_those_of_their_rows():

@@ -7,6 +7,7 @@ __all__ = ['ADVERSARIES', 'JADSettings', 'code', 'normal', 'small', 'OnlineFNA',
            'JADTrainer', 'train']
 
 # %% ../../../nbs/methods/jad/30_training.ipynb #19f6eb62
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +156,9 @@ def adversarial_pictures(
     quiet=False,
 ):
     "Every picture attacked, in 8 bits: uint8 [N, 3, H, W]."
-    about = {"model": weights_hash(model), "attack": repr(attack), "pictures": str(len(people)), "size": f"{size[0]} x {size[1]}"}
+    table = "".join(f"{Path(path).name}\t{pid}\t{camid}\n" for path, pid, camid in zip(people["path"], people["pid"], people["camid"]))
+    about = {"model": weights_hash(model), "attack": repr(attack), "pictures": str(len(people)), "size": f"{size[0]} x {size[1]}",
+             "people": hashlib.sha256(table.encode()).hexdigest()[:16]}  # a file without this is made again: nothing proves whose pictures it holds
     if file is not None and file.is_file():
         with safe_open(file, "pt") as kept:
             if kept.metadata() == about:
