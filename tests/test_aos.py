@@ -21,7 +21,7 @@ from reidbench.methods.aos import AOSSettings, choose, mine, train
 from reidbench.methods.aos import mining, training
 from reidbench.methods.aos.mining import STRATEGIES, Mined, box_blur, chances, place_of, running
 from reidbench.methods.aos.training import FlipOcclude, Retraining, first_phase, retrieve_occluded
-from reidbench.methods.baseline import Trainer, identification, small
+from reidbench.methods.baseline import Run, Trainer, identification, small
 from reidbench.methods.baseline import train as train_baseline
 from reidbench.nets.blocks import IMAGENET_MEAN
 from reidbench.nets.identity import IdentityNet, load_identity, retrieve
@@ -388,6 +388,12 @@ def test_every_form_of_start_gives_the_same(four, whole, monkeypatch):
         again = train(four, replace(TINY, epochs=1), quiet=True, start=start)
         assert again.record.surroundings["mining"]["maps"] == maps
     assert first.model.training  # left as it was given
+
+
+def test_a_start_with_a_part_called_model_is_taken_whole():
+    whole = torch.nn.Sequential()
+    whole.model = torch.nn.Linear(2, 2)
+    assert training._begin(None, whole, "cpu") is whole and training._begin(None, Run(whole, None), "cpu") is whole
 
 
 def test_start_of_other_people_is_refused(four, whole, tmp_path):

@@ -13,8 +13,9 @@ from reidbench.attacks.feature import SMA
 from reidbench.data import benchmarks
 from reidbench.data.augment import HOMOGENEOUS, auto_augment, channel_fusion, local_grey, local_homogeneous, pick, sketch
 from reidbench.data.batches import Pixels
+from reidbench.methods.baseline import Run
 from reidbench.methods.jad import CircuitousScaling, JADSettings, Proactive, ResizePad, code, normal, small, train
-from reidbench.methods.jad.training import JADTrainer, Replaced, adversarial_pictures, mates
+from reidbench.methods.jad.training import JADTrainer, Replaced, _normal_model, adversarial_pictures, mates
 from reidbench.nets.identity import IdentityNet
 from reidbench.nets.weights import weights_hash
 
@@ -191,6 +192,12 @@ def test_stored_adversarial_pictures_are_of_one_table(town, tmp_path):
 def _told(file):
     with safe_open(file, "pt") as kept:
         return kept.metadata()
+
+
+def test_a_start_with_a_part_called_model_is_taken_whole():
+    whole = torch.nn.Sequential()
+    whole.model = torch.nn.Linear(2, 2)
+    assert _normal_model(None, whole, "cpu") is whole and _normal_model(None, Run(whole.train(), None), "cpu") is whole and not whole.training
 
 
 def test_replaced_pictures_are_those_of_their_rows():

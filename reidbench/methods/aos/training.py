@@ -165,7 +165,7 @@ def _begin(trainer, start, device):
         return model
     if isinstance(start, (str, os.PathLike)):
         return _from_folder(start, trainer, device)
-    model = getattr(start, "model", start)
+    model = start if isinstance(start, nn.Module) else getattr(start, "model", start)
     if not isinstance(model, nn.Module):
         raise ValueError(f"start is the folder or file of a trained model, a Run, or a module; got {type(start).__name__}")
     return model

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from tqdm import tqdm
 
 from ...attacks.base import guides_of
@@ -231,7 +232,7 @@ def _normal_model(trainer, start, device):
         first = JADTrainer(trainer.benchmark, plain, trainer.folder and trainer.folder / "normal", trainer.quiet)
         return (finished(first, device) or first.fit()).model.eval()
     if not isinstance(start, (str, os.PathLike)):
-        return getattr(start, "model", start).eval()
+        return (start if isinstance(start, nn.Module) else getattr(start, "model", start)).eval()
     if Record.load(Path(start) / "record.json").data["fingerprint"] != trainer.benchmark.fingerprint():
         raise ValueError(f"start={os.fspath(start)!r} was trained on other pictures than {trainer.benchmark.name}'s: give a model trained on these, or none")
     return load_identity(Path(start) / "model.safetensors", device).eval()
