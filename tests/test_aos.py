@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy.ndimage import uniform_filter
 from scipy.stats import chisquare
 
@@ -187,6 +189,31 @@ def test_mining_that_was_stopped_goes_on_bit_for_bit(four, net, tmp_path, monkey
     assert len(asked) == 6 and read.digest() == whole.digest() and read.seconds == rest.seconds > 0
     size = (tmp_path / "maps.safetensors").stat().st_size
     assert size < 2 * whole.drop.numel() + 4 * whole.p.numel() + 1500  # two bytes a place
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("former", [False, True])
+def test_mining_goes_on_in_pieces_of_another_length(four, tmp_path, monkeypatch, batch, former):
+    net, options = IdentityNet("resnet10", 4, "plain").eval(), dict(size=(32, 16), stride=12, quiet=True, folder=tmp_path)
+    whole = mine(net, four.train, **{**options, "folder": None})
+    asked = _press(monkeypatch, after=5)
+    with pytest.raises(Interrupted, match="after 5 of 12 pieces"):
+        mine(net, four.train, batch=4, **options)
+    if former:
+        _flags_of_pieces(tmp_path / "maps.safetensors", 4)
+    rest = mine(net, four.train, batch=batch, **options)
+    assert len(asked) == 5 + 28 // batch + (batch == 8)  # twenty pictures were done: the rest of a piece is a piece
+    torch.testing.assert_close(rest.p, whole.p)
+    torch.testing.assert_close(rest.drop, whole.drop, atol=1e-4, rtol=1e-3)
+    _flags_of_pieces(tmp_path / "maps.safetensors", 4)
+    assert mine(net, four.train, **options).digest() == rest.digest() and len(asked) == 5 + 28 // batch + (batch == 8)  # whole, whatever the pieces were
+
+
+def _flags_of_pieces(file, batch):
+    "Write the file as it was written once: a flag a piece."
+    with safe_open(file, "pt") as f:
+        about, found = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    save_file({**found, "done": found["done"].view(-1, batch).amin(1)}, file, about)
 
 
 def test_stopped_without_a_folder_says_so(four, net, monkeypatch):

@@ -151,11 +151,11 @@ def _key(model, people, size, side, stride, fill, precision):
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #f11ba2f6
 class _Store:
-    "p, drop and which pieces are done, in memory and in a file."
+    "p, drop and which pictures are done, in memory and in a file."
 
-    def __init__(self, file, key, shape, pieces):
+    def __init__(self, file, key, shape):
         self.file, self.key, self.spent, self.began, self.written = file, key, 0.0, time.time(), time.time()
-        self.p, self.drop, self.done = torch.zeros(shape[:2]), torch.zeros(shape, dtype=torch.float16), torch.zeros(pieces, dtype=torch.bool)
+        self.p, self.drop, self.done = torch.zeros(shape[:2]), torch.zeros(shape, dtype=torch.float16), torch.zeros(shape[:2], dtype=torch.bool)
         if file is not None and file.exists():
             self._read()
 
@@ -169,7 +169,10 @@ class _Store:
         if other:
             raise ValueError(f"{self.file} holds the maps of something else ({', '.join(other)} differ{'s' if len(other) == 1 else ''}): "
                              "give another folder, or delete it")
-        self.p, self.drop, self.done, self.spent = found["p"], found["drop"], found["done"].bool(), about["seconds"]
+        self.p, self.drop, done, self.spent = found["p"], found["drop"], found["done"].bool(), about["seconds"]
+        if done.shape != self.p.shape:  # a flag a piece, as it was written once; how long the pieces were nobody knows
+            done = torch.ones_like(self.p, dtype=torch.bool) if done.all() else (self.p != 0) | (self.drop != 0).flatten(2).any(2)
+        self.done = done
 
     def go_on_in(self, file):
         "From now on write there; what it holds already counts."
@@ -194,13 +197,11 @@ def _world():
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if spread else (0, 1)
 
 
-def _share(store, pieces, file, rank, world):
-    "Put the pieces of all processes together; the first one writes the whole."
+def _share(store, file, rank, world):
+    "Put the maps of all processes together; the first one writes the whole."
     if world > 1:
         for p, drop, done in gather_object([(store.p, store.drop, store.done)]):
-            for k in done.nonzero().flatten().tolist():
-                mirrored, rows = pieces[k]
-                store.p[mirrored, rows], store.drop[mirrored, rows] = p[mirrored, rows], drop[mirrored, rows]
+            store.p[done], store.drop[done] = p[done], drop[done]
             store.done = store.done | done
     own, store.file = store.file, file if rank == 0 else None
     store.write()
@@ -212,22 +213,23 @@ def _share(store, pieces, file, rank, world):
 # %% ../../../nbs/methods/aos/20_mining.ipynb #6a6455d7
 def _dig(model, pixels, labels, pieces, store, rank, world, quiet, **options):
     "Ask the model about the pieces that are not done yet; stop between two of them."
-    mine = [k for k in range(rank, len(pieces), world) if not store.done[k]]
+    mine = [(mirrored, [row for row in rows if not store.done[mirrored, row]]) for mirrored, rows in pieces[rank::world]]
+    mine = [(mirrored, rows) for mirrored, rows in mine if rows]
     progress = Progress(len(mine), "mining", quiet or rank != 0)
     with ctrl_c() as pressed, evaluating(model) as device:
-        for k in mine:
-            mirrored, rows = pieces[k]
-            images = pixels.images(range(rows.start, rows.stop), device)
+        for mirrored, rows in mine:
+            images = pixels.images(rows, device)
             found = sensitivity(model, images.flip(-1) if mirrored else images, labels[rows], **options)
             store.p[mirrored, rows], store.drop[mirrored, rows] = found.p, (found.p[:, None, None] - found.p_occluded).half()
-            store.done[k] = True
+            store.done[mirrored, rows] = True
             progress.add(len(images), "mirrored" if mirrored else "plain")
             if pressed() or time.time() - store.written > 30:
                 store.write()
             if pressed():
                 progress.close("stopped")
                 kept = "nothing was kept, because no folder was given" if store.file is None else f"kept at {store.file}. Run the same again to go on from there"
-                raise Interrupted(f"mining: interrupted after {int(store.done.sum())} of {len(pieces)} pieces; {kept}")
+                done = sum(bool(store.done[mirrored, rows].all()) for mirrored, rows in pieces)
+                raise Interrupted(f"mining: interrupted after {done} of {len(pieces)} pieces; {kept}")
     progress.close(f"{len(pieces)} pieces")
 
 # %% ../../../nbs/methods/aos/20_mining.ipynb #b55b6f54
@@ -253,14 +255,14 @@ def mine(
     labels = torch.tensor([classes[pid] for pid in people["pid"]])
     if (getattr(model, "config", None) or {}).get("num_classes", len(classes)) != len(classes):
         raise ValueError(f"the model knows {model.config['num_classes']} people, the table has {len(classes)}: mine with a model trained on these very people")
-    pieces = [(mirrored, slice(a, min(a + batch, len(people)))) for mirrored in (0, 1) for a in range(0, len(people), batch)]
+    pieces = [(mirrored, range(a, min(a + batch, len(people)))) for mirrored in (0, 1) for a in range(0, len(people), batch)]
     file = None if folder is None else Path(folder) / "maps.safetensors"
-    store = _Store(file, _key(model, people, size, side, stride, fill, precision), (2, len(people), *rows_cols), len(pieces))
+    store = _Store(file, _key(model, people, size, side, stride, fill, precision), (2, len(people), *rows_cols))
     if not store.done.all():
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # a model and its file, which lie differently in memory, shall round alike
         if world > 1 and file is not None:
             store.go_on_in(file.with_name(f"maps-{rank}-of-{world}.safetensors"))
         pixels = pixels if pixels is not None else Pixels(people, size)
         _dig(model, pixels, labels, pieces, store, rank, world, quiet, area=area, stride=stride, fill=fill, precision=precision)
-        _share(store, pieces, file, rank, world)
+        _share(store, file, rank, world)
     return Mined(store.p, store.drop, tuple(size), side, stride, fill, 2 * len(people) / max(store.spent, 1e-9), store.spent)
