@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from reidbench.attacks.base import Attack, attacked, distances, guides_of, nearest_wrong, on_paper, worst_of
+from reidbench.attacks.base import Attack, attacked, distances, guides_of, nearest_wrong, on_paper, pieces_of, worst_of
 from reidbench.attacks.feature import FGSM, FNA, IFGSM, LTA, MIFGSM, ODFA, SMA, bai
 from reidbench.metrics.ranking import Embeddings
 
@@ -392,3 +392,17 @@ def test_a_generator_of_another_learning_is_not_taken_over(town, tmp_path, chang
     assert same(learn("a", **other), fresh := learn("b", **other)) and not same(fresh, first)
     (tmp_path / "a" / "generator.safetensors").write_bytes(b"damaged")
     assert same(learn("a", **other), fresh)
+
+
+@pytest.mark.parametrize("pids, joined", [([0, 1, 0, 1, 2], [2, 3]), ([0, 0, 1, 1, 2, 3], [4, 2]), ([0, 1, 2, 2, 2, 2, 2], [7]), ([0, 1, 2, 3, 4, 5], [2, 2, 2]),
+                                          ([1, 1, 1], [3]), ([], [0])])
+def test_a_piece_of_one_person_is_joined_to_its_neighbour_where_an_attack_looks_for_strangers(pids, joined):
+    pids, rows = np.array([9, *pids]), np.arange(1, len(pids) + 1)
+    found, plain = (pieces_of(rows, 2, pids, attack) for attack in (FNA(), SMA()))
+    assert [len(piece) for piece in found] == joined and np.array_equal(np.concatenate(found), rows)
+    assert [p.tolist() for p in plain] == [p.tolist() for p in np.split(rows, range(2, len(rows), 2))]  # attacks of each picture by itself
+
+
+def test_the_last_piece_of_a_search_may_show_one_person(colours):
+    result = attacked(colours, Net().eval(), FNA(iterations=1), size=(16, 8), together=len(colours.query) - 1)
+    assert result.images == len(result.table) == len(colours.query)

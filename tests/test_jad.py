@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from reidbench.attacks.feature import SMA
+from reidbench.attacks.feature import FNA, SMA
 from reidbench.data import benchmarks
 from reidbench.data.augment import HOMOGENEOUS, auto_augment, channel_fusion, local_grey, local_homogeneous, pick, sketch
 from reidbench.data.batches import Pixels
@@ -192,6 +192,12 @@ def test_stored_adversarial_pictures_are_of_one_table(town, tmp_path):
 def _told(file):
     with safe_open(file, "pt") as kept:
         return kept.metadata()
+
+
+def test_fna_attacks_a_last_piece_of_one_person(town):
+    people = town.train.sort_values("pid", kind="stable")[:40].reset_index(drop=True)
+    people = people.loc[[*range(len(people)), *[0] * 216, len(people) - 1]].reset_index(drop=True)  # 256 and one
+    assert len(adversarial_pictures(IdentityNet("resnet10", 8).eval(), people, (16, 8), FNA(iterations=1, batch=64), quiet=True)) == 257
 
 
 def test_a_start_with_a_part_called_model_is_taken_whole():

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from ...attacks.base import guides_of
+from ...attacks.base import guides_of, pieces_of
 from ...attacks.feature import FNA, IFGSM, LTA, SMA, beside
 from ...core.base import check_images
 from ...data.batches import Pixels
@@ -165,10 +166,11 @@ def adversarial_pictures(
             if kept.metadata() == about:
                 return kept.get_tensor("pictures")
     pixels, out, model = Pixels(people, size), [], model.to(device)
-    for rows in tqdm(torch.arange(len(people)).split(256), desc="adversarial pictures", disable=quiet):
+    pids = people["pid"].to_numpy()
+    for rows in tqdm(pieces_of(np.arange(len(people)), 256, pids, attack), desc="adversarial pictures", disable=quiet):
         rows = rows.tolist()
         guides = pixels.images(guides_of(people.iloc[rows], people, 4, alone=True).flatten().tolist(), device).unflatten(0, (len(rows), 4))
-        found = attack(model.embed, check_images(pixels.images(rows, device)), people["pid"].to_numpy()[rows], guides)
+        found = attack(model.embed, check_images(pixels.images(rows, device)), pids[rows], guides)
         out.append((found * 255).round().byte().cpu())
     out = torch.cat(out)
     if file is not None:
