@@ -394,8 +394,8 @@ def test_a_generator_of_another_learning_is_not_taken_over(town, tmp_path, chang
     assert same(learn("a", **other), fresh)
 
 
-@pytest.mark.parametrize("pids, joined", [([0, 1, 0, 1, 2], [2, 3]), ([0, 0, 1, 1, 2, 3], [4, 2]), ([0, 1, 2, 2, 2, 2, 2], [7]), ([0, 1, 2, 3, 4, 5], [2, 2, 2]),
-                                          ([1, 1, 1], [3]), ([], [0])])
+@pytest.mark.parametrize("pids, joined", [([0, 1, 0, 1, 2], [2, 3]), ([0, 0, 1, 1, 2, 3], [4, 2]), ([0, 1, 2, 2, 2, 2, 2], [7]),
+                                          ([0, 1, 2, 3, 4, 5], [2, 2, 2]), ([1, 1, 1], [3]), ([], [0])])
 def test_a_piece_of_one_person_is_joined_to_its_neighbour_where_an_attack_looks_for_strangers(pids, joined):
     pids, rows = np.array([9, *pids]), np.arange(1, len(pids) + 1)
     found, plain = (pieces_of(rows, 2, pids, attack) for attack in (FNA(), SMA()))

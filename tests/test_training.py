@@ -22,6 +22,7 @@ from reidbench.methods.baseline import BaselineSettings, Trainer, identification
 from reidbench.nets.backbones import Backbone
 from reidbench.nets.identity import IdentityNet, load_identity
 from reidbench.train.loop import NonFiniteLoss
+from reidbench.train.watch import DIARY, Diary, Watch, alive, launch, log_tail, told
 
 TINY = small(epochs=3, p=4, k=2, size=(64, 32), warmup=1, device="cpu")
 
@@ -80,6 +81,32 @@ def test_another_number_of_epochs_goes_on_only_where_that_is_the_same_training(c
     train(colours, replace(TINY, epochs=1), tmp_path / "cosine", quiet=True)
     with pytest.raises(ValueError, match="epochs: 1 before, 3 now"):  # its rates follow from its end
         train(colours, TINY, tmp_path / "cosine", quiet=True)
+
+
+def test_a_torn_line_of_a_diary_is_passed_over(tmp_path):
+    begin = dict(title="x", epochs=2, steps=3, epoch=0, step=0, curves={})
+    Diary(tmp_path).add("begin", **begin)
+    look = Watch(tmp_path)
+    with open(tmp_path / DIARY, "ab") as file:
+        file.write(b'{"event": "step", "time": 1.0, "st')  # killed here
+    assert look.look()[-1].title == "x"
+    Diary(tmp_path).add("begin", **{**begin, "title": "y"})
+    with open(tmp_path / DIARY, "ab") as file:
+        file.write(b"\0\0\xff\n[1]\n{}\n")
+    Diary(tmp_path).add("epoch", epoch=1, curves={"loss": 0.5})
+    for watch in (look, Watch(tmp_path)):
+        last = watch.look()[-1]
+        assert (last.title, last.epoch, last.state, last.curves) == ("y", 1, "running", {"loss": [0.5]})
+    assert b"\n\n" not in (tmp_path / DIARY).read_bytes()
+
+
+def test_a_command_that_cannot_be_started_is_told(tmp_path):
+    folder = launch(["no-such-program", "{folder}"], tmp_path / "run")
+    while alive(folder):
+        time.sleep(0.02)
+    assert told(folder)["status"] == 127 and "no-such-program cannot be started" in log_tail(folder)[-1]
+    last = Watch(folder).look()[-1]
+    assert last.state == "failed" and "run: failed" in last.words() and "no-such-program cannot be started (No such file" in last.words()
 
 
 def test_an_entry_that_is_no_longer_told_is_a_difference(tmp_path):

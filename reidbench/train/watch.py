@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 
 from ..core.record import plain, write_whole
 
-# %% ../../nbs/train/28_watch.ipynb #0531bd61
+# %% ../../nbs/train/28_watch.ipynb #7ac3e915
 DIARY, PREVIEW, RUN, LOG, LOCK = "events.jsonl", "preview.jpg", "run.json", "log.txt", "running.lock"
 
-
+# %% ../../nbs/train/28_watch.ipynb #0531bd61
 class Diary:
     "What happens in a training, one JSON object a line; without a folder it is silent."
 
@@ -42,8 +42,12 @@ class Diary:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / DIARY, "a", encoding="utf-8") as file:
-                file.write(json.dumps(plain({"event": event, "time": round(time.time(), 2), **values})) + "\n")
+            line = json.dumps(plain({"event": event, "time": round(time.time(), 2), **values})).encode() + b"\n"
+            with open(self.folder / DIARY, "ab+") as file:
+                if size := file.seek(0, os.SEEK_END):
+                    file.seek(size - 1)
+                    line = line if file.read(1) == b"\n" else b"\n" + line  # whoever wrote before was killed within a line
+                file.write(line)
         except OSError as error:
             warnings.warn(f"the diary at {self.folder / DIARY} cannot be written ({error}): the training goes on without it", stacklevel=2)
             self.folder = None
@@ -127,14 +131,23 @@ class Standing:
         if self.state == "stopped":
             return f"{self.title}: stopped at epoch {self.epoch}, step {self.step}; {kept}; resume goes on from there"
         if self.state == "failed":
-            return f"{self.title}: failed in epoch {self.epoch}, step {self.step}; {kept}: {self.why}"
+            return f"{self.title or 'run'}: failed in epoch {self.epoch}, step {self.step}; {kept}: {self.why}"
         return f"{self.title}: finished, {self.epoch} epochs" if self.state == "finished" else "starting"
 
-# %% ../../nbs/train/28_watch.ipynb #425630ef
+# %% ../../nbs/train/28_watch.ipynb #b1d20f6a
+def _entry(line):
+    "What a line of a diary tells; None of one that was torn."
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"event", "time"} <= found.keys() else None
+
+
 def _minutes(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-
+# %% ../../nbs/train/28_watch.ipynb #425630ef
 def files_named(
     folder,
     name,
@@ -170,7 +183,7 @@ class Watch:
             text = open_file.read()
         whole = text[:text.rfind(b"\n") + 1]
         self._read[file] = start + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [entry for line in whole.splitlines() if (entry := _entry(line)) is not None]
 
     def preview(self):
         "The file of the newest preview, or None."
@@ -249,7 +262,14 @@ def keep(
     about = told(folder)
     with FileLock(folder / LOCK, timeout=0), open(folder / LOG, "ab") as log:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(about["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=_modest)
+        try:
+            process = subprocess.Popen(about["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=_modest)
+        except OSError as error:
+            why = f"{about['command'][0]} cannot be started ({error.strerror or error})"
+            log.write(f"{why}\n".encode())
+            Diary(folder).add("failed", why=why)
+            write_whole(folder / RUN, json.dumps({**about, "keeper": os.getpid(), "status": 127}))  # as a shell tells it
+            return
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
         write_whole(folder / RUN, json.dumps({**about, "keeper": os.getpid()}))
