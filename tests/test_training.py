@@ -2,6 +2,7 @@
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from reidbench.data.people import Benchmark
 from reidbench.methods.baseline import BaselineSettings, Trainer, identification, same_training, small, train
 from reidbench.nets.backbones import Backbone
 from reidbench.nets.identity import IdentityNet, load_identity
+from reidbench.train.checkpoints import describe, find_checkpoint, save_checkpoint
 from reidbench.train.loop import NonFiniteLoss
 from reidbench.train.watch import DIARY, Diary, Watch, alive, launch, log_tail, told
 
@@ -81,6 +83,32 @@ def test_another_number_of_epochs_goes_on_only_where_that_is_the_same_training(c
     train(colours, replace(TINY, epochs=1), tmp_path / "cosine", quiet=True)
     with pytest.raises(ValueError, match="epochs: 1 before, 3 now"):  # its rates follow from its end
         train(colours, TINY, tmp_path / "cosine", quiet=True)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_killed_twice_between_the_renames_a_checkpoint_stands(tmp_path, monkeypatch, broken):
+    folder = tmp_path / "checkpoint"
+    save = lambda epoch: save_checkpoint(folder, {}, {}, {"epoch": epoch, "step": 0})
+    replaced, removed, stood = os.replace, shutil.rmtree, []
+
+    def watched(do, kill):
+        def step(source, *more, **options):
+            do(source, *more, **options)
+            stood.append(find_checkpoint(folder) is not None)
+            if kill and Path(source) == folder:
+                raise KeyboardInterrupt
+        return step
+
+    save(1)
+    for kill in (True, True, False):
+        monkeypatch.setattr(os, "replace", watched(replaced, kill))
+        monkeypatch.setattr(shutil, "rmtree", watched(removed, False))
+        try:
+            save(2)
+        except KeyboardInterrupt:
+            (folder.mkdir() if broken else None)  # a folder that is not whole
+            assert describe(find_checkpoint(folder)) == "epoch 1, step 0"
+    assert len(stood) > 4 and all(stood) and describe(folder) == "epoch 2, step 0" and [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_a_torn_line_of_a_diary_is_passed_over(tmp_path):

@@ -106,11 +106,14 @@ def save_checkpoint(
         write_whole(new / "state.json", json.dumps({"about": about, "tree": tree}))
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        stands = f"the former one ({describe(folder)}) stands" if (folder / "state.json").exists() else "there was none before"
+        former = find_checkpoint(folder)
+        stands = f"the former one ({describe(former)}) stands" if former else "there was none before"
         raise CheckpointError(f"no checkpoint could be written at {folder} ({error}); {stands}: free some space and resume") from error
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if find_checkpoint(folder) == folder:
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
+    elif folder.exists():  # not whole: after a crash between the two renames the old one may be all there is, and stays until the new one stands
+        shutil.rmtree(folder)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
