@@ -52,7 +52,7 @@ def files_of(
         except ValueError as error:
             tell(str(error))
             continue
-        if not record.failure and (failure := last_failure(file)):
+        if not record.failure and (failure := last_failure(file, record)):
             record.details["failed since"] = failure
         cell = record.details.get("work"), record.seed
         if cell in found:
@@ -64,7 +64,7 @@ def files_of(
             found[cell] = file, record
     return found
 
-
+# %% ../../nbs/studies/40_compare.ipynb #aa81481c
 def shown_of(
     former,  # Record of a cell
     later,   # another of the same cell

@@ -200,7 +200,7 @@ def record_file(
     files = [place / record_name(run, seed) for place in budget.folders(Path(folder) / "records")]
     return next((file for file in files if file.is_file()), files[0])
 
-
+# %% ../../nbs/studies/30_runner.ipynb #ad810d3c
 def beside(
     file,  # of a cell's record
 ):
@@ -217,10 +217,11 @@ def readable(file):
 
 
 def last_failure(
-    file,  # of a cell's record
+    file,    # of a cell's record
+    record,  # what it holds, or None
 ):
     "Why the last try at a cell failed, or ''; where its record has figures, these are of a try before."
-    record, failed = readable(file), readable(beside(file))
+    failed = readable(beside(file))
     if failed is not None and (record is None or failed.created >= record.created):
         return failed.failure
     return record.failure or "" if record is not None else ""
@@ -564,7 +565,8 @@ class Study:
 
     def failure(self, run, seed):
         "Why the last try at a cell failed, or ''; as `last_failure`."
-        return last_failure(record_file(self.folder, self.budget, run, seed))
+        file = record_file(self.folder, self.budget, run, seed)
+        return last_failure(file, readable(file))
 
     def missing(self, data):
         "Why a set cannot be read, or ''."
